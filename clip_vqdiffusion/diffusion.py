@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'MaskAndReplace', 'TimestepSampler']
 
-# %% ../nbs/05_diffusion.ipynb #3eb546d1
+# %% ../nbs/05_diffusion.ipynb #09a2e7ab
 import math
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
 
-# %% ../nbs/05_diffusion.ipynb #1a28bed5
+# %% ../nbs/05_diffusion.ipynb #0ec8a1e2
 def _linear(T, first, last): return torch.linspace(first, last, T, dtype=torch.float64)
 
 def _released(T):
@@ -26,7 +26,7 @@ def _replace(T, share=0.1):
 
 SCHEDULES = dict(released=_released, replace=_replace)
 
-# %% ../nbs/05_diffusion.ipynb #0be517ce
+# %% ../nbs/05_diffusion.ipynb #26f517f6
 def _schedule(schedule, T: int) -> tuple[Tensor, Tensor]:
     "alpha_bar and gamma_bar, float64 of shape (T+1,) with (1, 0) at t=0; ValueError when no process has these curves."
     if isinstance(schedule, str):
@@ -49,7 +49,7 @@ def _schedule(schedule, T: int) -> tuple[Tensor, Tensor]:
                          "and before the last step alpha_bar > 0 and gamma_bar < 1.")
     return ab, gb
 
-# %% ../nbs/05_diffusion.ipynb #e663706e
+# %% ../nbs/05_diffusion.ipynb #64abd67a
 class MaskAndReplace(nn.Module):
     """The corruption process of VQ-Diffusion (2111.14822, section 4.1) in closed form, and its exact inverse.
 
@@ -83,7 +83,7 @@ class MaskAndReplace(nn.Module):
 
     def extra_repr(self): return f"T={self.T}, K={self.K}, schedule={self.schedule if isinstance(self.schedule, str) else 'custom'!r}"
 
-# %% ../nbs/05_diffusion.ipynb #e0df8053
+# %% ../nbs/05_diffusion.ipynb #aab1f5cd
 @patch
 def at(self: MaskAndReplace,
        t # timestep(s) in 0..T: int or int64 (B,)
@@ -107,45 +107,45 @@ def between(self: MaskAndReplace,
     beta = torch.where((rest > 1e-15) & (bb_t > 0), rest, 0) / self.K
     return alpha, beta, 1 - stay
 
-# %% ../nbs/05_diffusion.ipynb #aef8b3fc
+# %% ../nbs/05_diffusion.ipynb #f1e60592
 def _rand(shape, like: Tensor, generator=None, dtype=torch.float64) -> Tensor:
     "Uniform numbers on like's device; drawn where the generator lives, so that a CPU generator works for a GPU model."
     if like.device.type == 'mps': dtype = torch.float32
     device = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=device, dtype=dtype).to(like.device)
 
-# %% ../nbs/05_diffusion.ipynb #2d2d3a55
+# %% ../nbs/05_diffusion.ipynb #622061a1
 @patch
 def q_xt_x0(self: MaskAndReplace,
             x0: Tensor, # tokens (B, N) int64
             t # timestep(s) in 0..T: int or (B,)
            ) -> Tensor: # probabilities (B, N, K+1), float64
-    "q(x_t | x_0), written out for every state: eq. 8 of 2111.14822."
+    "q(x_t | x_0), written out for every state (section 4.1 of 2111.14822). Raises ValueError for t outside 0..T."
     ab, bb, gb = (c[..., None] for c in self.at(t))
     q = bb.expand(*x0.shape, self.K + 1).clone()
     q.scatter_add_(-1, x0[..., None], ab.expand(*x0.shape, 1))
     q[..., self.K:] = gb
     return q
 
-# %% ../nbs/05_diffusion.ipynb #2118760d
+# %% ../nbs/05_diffusion.ipynb #941153ab
 @patch
 def q_sample(self: MaskAndReplace,
              x0: Tensor, # tokens (B, N) int64
              t, # timestep(s) in 0..T: int or (B,)
              generator: torch.Generator = None # source of randomness (default: torch's own)
             ) -> Tensor: # x_t (B, N) int64
-    "Draw x_t from q(x_t | x_0) with one uniform number a token."
+    "Draw x_t from q(x_t | x_0) with one uniform number a token. Raises ValueError for t outside 0..T."
     ab, bb, gb = self.at(t)
     u = _rand(x0.shape, x0, generator)
     code = ((u - gb) / bb.clamp(min=1e-300)).clamp(0, self.K - 1).long() # which of the K slots of width beta_bar
     return torch.where(u < gb, self.K, torch.where(u < gb + self.K * bb, code, x0))
 
-# %% ../nbs/05_diffusion.ipynb #80af4c42
+# %% ../nbs/05_diffusion.ipynb #dbc9fd3a
 def _over(x: Tensor, y: Tensor) -> Tensor:
     "x / y, and 0 where y is 0 (the event it is the chance of cannot happen)."
     return torch.where(y > 0, x / torch.where(y > 0, y, 1), 0)
 
-# %% ../nbs/05_diffusion.ipynb #3185a219
+# %% ../nbs/05_diffusion.ipynb #b3dd0629
 @patch
 def q_posterior(self: MaskAndReplace,
                 xt: Tensor, # tokens (B, N) int64 at t
@@ -153,7 +153,7 @@ def q_posterior(self: MaskAndReplace,
                 s, # where to go, 0 <= s < t: int or (B,)
                 t  # where we are, 1..T: int or (B,)
                ) -> Tensor: # probabilities (B, N, K+1), in the dtype of the belief, float64 for tokens
-    """q(x_s | x_t, x_0), averaged over x_0 when a belief is given: eq. 5 and 11 of 2111.14822, for any s < t.
+    """q(x_s | x_t, x_0), averaged over x_0 when a belief is given, for any s < t (sections 4.1 and 4.2 of 2111.14822).
 
     Written out for every state, for looking at and for tests; `p_sample` draws from it without building it. Raises ValueError unless 0 <= s < t <= T."""
     p = x0 if x0.is_floating_point() else F.one_hot(x0, self.K).to(self.alpha_bar.dtype)
@@ -172,7 +172,7 @@ def q_posterior(self: MaskAndReplace,
     mask_mass = _over(gb_s, gb_t).to(p.dtype) * masked
     return torch.cat([torch.where(masked, from_mask, from_code), mask_mass], -1)
 
-# %% ../nbs/05_diffusion.ipynb #0b5e25bb
+# %% ../nbs/05_diffusion.ipynb #5d17669a
 @patch
 def p_sample(self: MaskAndReplace,
              xt: Tensor, # tokens (B, N) int64 at t
@@ -201,7 +201,7 @@ def p_sample(self: MaskAndReplace,
     noise = (v * self.K).long().clamp(max=self.K - 1)
     return torch.where(u < stay, xt, torch.where(u < stay + belief, drawn, noise))
 
-# %% ../nbs/05_diffusion.ipynb #3a7a680e
+# %% ../nbs/05_diffusion.ipynb #ea7cbc29
 @patch
 def prior(self: MaskAndReplace,
           B: int, # number of images
@@ -216,7 +216,7 @@ def prior(self: MaskAndReplace,
     u, v = _rand((2, B, N), like, generator)
     return torch.where(u < codes, (v * self.K).long().clamp(max=self.K - 1), xT)
 
-# %% ../nbs/05_diffusion.ipynb #ef85b489
+# %% ../nbs/05_diffusion.ipynb #bf23b4d8
 @patch
 def loss_terms(self: MaskAndReplace,
                logits: Tensor, # the network's logits for x_0 (B, N, K), any float dtype
@@ -224,7 +224,7 @@ def loss_terms(self: MaskAndReplace,
                xt: Tensor, # corrupted tokens (B, N) int64
                t # timestep(s) in 1..T: int or (B,)
               ) -> tuple[Tensor, Tensor]: # vb (B,): this t's term of the bound; aux (B,): cross-entropy of x_0; both in nats, summed over tokens
-    """The term L_{t-1} of the variational bound, and the auxiliary loss: eq. 4 and 12 of 2111.14822.
+    """The term L_{t-1} of the variational bound, and the auxiliary loss (section 4.2 of 2111.14822).
 
     For t > 1 vb is KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), for t = 1 it is -log p(x_0 | x_1). Computed in float32 at least, in O(K) a token."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -259,9 +259,9 @@ def loss_terms(self: MaskAndReplace,
     vb = torch.where(t.reshape(-1, 1) == 1, nll, kl)
     return vb.sum(-1).to(logits.dtype), nll.sum(-1).to(logits.dtype)
 
-# %% ../nbs/05_diffusion.ipynb #5c55b4e3
+# %% ../nbs/05_diffusion.ipynb #5f3504b4
 class TimestepSampler(nn.Module):
-    """Which timesteps to train on: p(t) in proportion to sqrt(E[L_t^2]) (section 4.1 of 2111.14822, after Improved DDPM).
+    """Which timesteps to train on: p(t) in proportion to sqrt(E[L_t^2]) (Improved DDPM, 2102.09672; used by 2111.14822).
 
     Uniform until every t was seen more than `warm` times. Running means are buffers, so that `state_dict` carries them through a checkpoint. Draws with torch's own generator."""
     def __init__(self,
@@ -302,7 +302,7 @@ class TimestepSampler(nn.Module):
         self.history.copy_(torch.where(n > 0, self.decay * self.history + (1 - self.decay) * mean, self.history))
         self.count.add_(n)
 
-# %% ../nbs/05_diffusion.ipynb #7d4115a7
+# %% ../nbs/05_diffusion.ipynb #ac270ad9
 @patch
 def train_loss(self: MaskAndReplace,
                logits: Tensor, # the network's logits for x_0 (B, N, K)
@@ -318,7 +318,7 @@ def train_loss(self: MaskAndReplace,
     weight = aux_weight * (2 - (t - 1) / self.T)
     return ((vb + weight * aux) / pt).mean() / x0.shape[1], vb, aux
 
-# %% ../nbs/05_diffusion.ipynb #8e0e50c6
+# %% ../nbs/05_diffusion.ipynb #651eaf47
 @patch
 def prior_kl(self: MaskAndReplace,
              x0: Tensor # tokens (B, N) int64
@@ -339,7 +339,7 @@ def bound(self: MaskAndReplace,
          ) -> Tensor: # (B,) float64, bits per token
     """The variational bound on -log2 p(x_0), per image and token; each visited t costs one pass of the model and one draw of x_t.
 
-    An unbiased estimate (eq. 4 of 2111.14822). Raises ValueError for num_timesteps outside 1..T."""
+    An unbiased estimate of the bound in section 4.2 of 2111.14822. Raises ValueError for num_timesteps outside 1..T."""
     n = self.T if num_timesteps is None else num_timesteps
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.T: raise ValueError(f"num_timesteps must be a whole number in 1..{self.T}, not {n!r}.")
     total = self.prior_kl(x0)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SCHEDULERS', 'strided_timesteps', 'guide', 'truncate', 'sample']
 
-# %% ../nbs/08_sampling.ipynb #1d55b8fb
+# %% ../nbs/08_sampling.ipynb #3952344f
 import math
 import torch
 from torch import Tensor
 
-# %% ../nbs/08_sampling.ipynb #e81330ff
+# %% ../nbs/08_sampling.ipynb #f969b158
 def strided_timesteps(T: int, # steps the model was trained with
                       num_inference_steps: int = None # steps to take (default: T)
                      ) -> list[int]: # num_inference_steps + 1 falling timesteps from T to 0
@@ -20,16 +20,16 @@ def strided_timesteps(T: int, # steps the model was trained with
         raise ValueError(f"num_inference_steps must be a whole number from 1 to {T}, the number of steps the model was trained with, not {n!r}.")
     return [(2 * T * i + n) // (2 * n) for i in range(n, -1, -1)]
 
-# %% ../nbs/08_sampling.ipynb #d4a1cbc3
+# %% ../nbs/08_sampling.ipynb #f4bac138
 def guide(logp_null: Tensor, # log-probabilities without the condition (B, N, K)
           logp_c: Tensor, # log-probabilities with it (B, N, K)
           scale: float # 0: condition ignored, 1: as trained, above 1: overstated
          ) -> Tensor: # log-probabilities (B, N, K), normalised
-    "Classifier-free guidance on log-probabilities, which are floored at -70 first so that impossible codes give no NaN."
+    "Classifier-free guidance on log-probabilities (2205.16007), which are floored at -70 first so that impossible codes give no NaN."
     logp_null, logp_c = logp_null.clamp(min=-70), logp_c.clamp(min=-70)
     return torch.lerp(logp_null, logp_c, scale).log_softmax(-1)
 
-# %% ../nbs/08_sampling.ipynb #b553a6fa
+# %% ../nbs/08_sampling.ipynb #ec45edc1
 def truncate(p: Tensor, # probabilities (..., K)
              r: float # mass to keep, in (0, 1]
             ) -> Tensor: # probabilities (..., K), normalised, the rest exactly 0
@@ -44,21 +44,21 @@ def truncate(p: Tensor, # probabilities (..., K)
     top = torch.where(mass - top < r, top, 0)
     return torch.zeros_like(p).scatter_(-1, index, top / top.sum(-1, keepdim=True))
 
-# %% ../nbs/08_sampling.ipynb #b990a9d1
+# %% ../nbs/08_sampling.ipynb #e1858c75
 def _ancestral(diffusion, xt, p_x0, s, t, generator):
     "x_s from the exact posterior, averaged over the belief."
     return diffusion.p_sample(xt, p_x0, s, t, generator)
 
 SCHEDULERS = dict(ancestral=_ancestral) # name -> (diffusion, xt, p_x0, s, t, generator) -> xs
 
-# %% ../nbs/08_sampling.ipynb #7fa07f23
+# %% ../nbs/08_sampling.ipynb #442fc673
 def _network(denoiser, c, stops):
     "(step, xt, t) -> logits; what depends on c or t alone is computed once when the denoiser can."
     if not (hasattr(denoiser, 'condition') and hasattr(denoiser, 'timestep')): return lambda step, xt, t: denoiser(xt, t, c)
     mt, mc = denoiser.timestep(torch.tensor(stops, device=c.device)), denoiser.condition(c)
     return lambda step, xt, t: denoiser(xt, t, c, cond=(mt[step:step + 1], mc))
 
-# %% ../nbs/08_sampling.ipynb #fac61b8a
+# %% ../nbs/08_sampling.ipynb #9f728e86
 def _number(name, value, ok, what):
     "A finite float for which ok holds, else ValueError."
     try: number = float(value)
@@ -66,7 +66,7 @@ def _number(name, value, ok, what):
     if not math.isfinite(number) or not ok(number): raise ValueError(f"{name} must be {what}, not {value!r}.")
     return number
 
-# %% ../nbs/08_sampling.ipynb #5b751410
+# %% ../nbs/08_sampling.ipynb #4afc1212
 @torch.inference_mode()
 def sample(denoiser, # (xt, t, c) -> logits (B, N, K), with `.diffusion`, `.grid` (h, w) and `.null(B)` -> (B, D)
            c: Tensor, # CLIP embeddings (B, D), unit norm
@@ -78,7 +78,7 @@ def sample(denoiser, # (xt, t, c) -> logits (B, N, K), with `.diffusion`, `.grid
            callback = None, # called after each step as callback(step, t, tokens (B, N), confidence (B, N)); t is where the tokens now are, 0 at the end
            scheduler: str = 'ancestral' # how to get from t to s: a key of SCHEDULERS
           ) -> Tensor: # tokens (B, N) int64, no mask among them
-    """Draw token grids for the given embeddings (section 4.2 of 2111.14822; guidance as in section 3 of 2403.14944).
+    """Draw token grids for the given embeddings (section 4.2 of 2111.14822; guidance as in 2205.16007 and 2403.14944).
 
     Guidance comes first, then truncation. Raises ValueError for a number out of range, an unknown scheduler, or an embedding that is not (B, D)."""
     diffusion = denoiser.diffusion
