@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'main', 'generate', 'train', 'train_clip_command', 'reconstruct', 'info']
 
-# %% ../nbs/16_cli.ipynb #91d53c1c
+# %% ../nbs/16_cli.ipynb #d3f077b6
 import json, os, sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
@@ -15,7 +15,7 @@ import typer
 app = typer.Typer(name='clipvqd', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Text-to-image models from images without captions (CLIP-VQDiffusion). Start with: clipvqd generate \"a smiling person with a top hat\"")
 
-# %% ../nbs/16_cli.ipynb #77e51d31
+# %% ../nbs/16_cli.ipynb #02834f85
 _KNOWN = (ValueError, TypeError, OSError, FloatingPointError)  # errors that say themselves what to do
 
 
@@ -67,7 +67,7 @@ def _load_clip(name):
     from clip_vqdiffusion.pipeline import _bundled, bundled_models
     return load_clip(str(_bundled() / name / 'clip') if name in bundled_models() else name)
 
-# %% ../nbs/16_cli.ipynb #998f4195
+# %% ../nbs/16_cli.ipynb #e063bbb8
 _Model = Annotated[str, typer.Option('--model', help="A model: the name of a bundled one, a folder that `clipvqd train` wrote, or a Hugging Face id.")]
 _Out = Annotated[Path, typer.Option('--out', help="A file (.png), or a folder for several images.")]
 _Clip = Annotated[Optional[str], typer.Option('--clip', help="A CLIP: a folder (see `clipvqd train-clip`), the name of a bundled model, or an open_clip MODEL/TAG such as ViT-B-32/openai (downloaded once).")]
@@ -98,7 +98,7 @@ def generate(
                 generator=torch.Generator().manual_seed(seed))
     _save(made.images, names)
 
-# %% ../nbs/16_cli.ipynb #d7ab54b1
+# %% ../nbs/16_cli.ipynb #89ce5bbc
 @app.command()
 def train(
     images: Annotated[str, typer.Option('--images', help="A folder of pictures (no captions needed, subfolders are searched), a Hugging Face dataset id, or `avatars` for the built-in drawn faces.")],
@@ -131,7 +131,7 @@ def train(
     train_pipeline(data, out, _load_clip(clip), r, held, max_minutes, flip and images != 'avatars')
     print(f"done. Try: clipvqd generate --model {out} \"...\" --out a.png")
 
-# %% ../nbs/16_cli.ipynb #7b7777d0
+# %% ../nbs/16_cli.ipynb #598285b2
 @app.command('train-clip')
 def train_clip_command(
     pairs: Annotated[str, typer.Option('--pairs', help="A folder of pictures with a metadata.jsonl (lines like {\"file_name\": \"cat.jpg\", \"text\": \"a photo of a cat\"}), a Hugging Face dataset id with columns image and text, or `avatars`.")],
@@ -161,7 +161,7 @@ def train_clip_command(
     train_clip(data, out, cfg, loop)
     print(f"done. Next: clipvqd train --images FOLDER --clip {out} --out RUN")
 
-# %% ../nbs/16_cli.ipynb #a27beaf7
+# %% ../nbs/16_cli.ipynb #89732981
 @app.command()
 def reconstruct(
     pictures: Annotated[list[Path], typer.Argument(metavar='PICTURE...', help="Image files.")],

@@ -6,7 +6,7 @@
 __all__ = ['write_json', 'write_folder', 'folder_is_whole', 'save_model', 'load_model', 'read_tensors', 'load_strictly',
            'Batches', 'LoopConfig', 'ema_copy', 'Loop']
 
-# %% ../nbs/02_loop.ipynb #7b4aa459
+# %% ../nbs/02_loop.ipynb #6c0f53ab
 import hashlib, inspect, itertools, json, math, os, shutil, sys, time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Callable
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,7 +25,7 @@ from tqdm.auto import tqdm
 
 from .show import show_curves
 
-# %% ../nbs/02_loop.ipynb #8bd14bd9
+# %% ../nbs/02_loop.ipynb #bbbbe8ee
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -86,7 +87,7 @@ def folder_is_whole(
         return all((folder / f).stat().st_size == m['size'] and _sha256(folder / f) == m['sha256'] for f, m in manifest.items())
     except (OSError, ValueError): return False
 
-# %% ../nbs/02_loop.ipynb #daea7c7f
+# %% ../nbs/02_loop.ipynb #05c4b423
 def save_model(
     folder: str | Path,  # where to
     module: nn.Module,  # whose `state_dict` is written
@@ -154,7 +155,7 @@ def _pickles(folder):
     found = [p.name for p in Path(folder).glob('*') if p.suffix in ('.pt', '.pth', '.bin', '.ckpt', '.pkl')]
     return f"; {found[0]} is a pickle, which is not loaded: convert it to safetensors" if found else ''
 
-# %% ../nbs/02_loop.ipynb #7c2c28d7
+# %% ../nbs/02_loop.ipynb #b9cc0a53
 class Batches(Sampler):
     "An endless, seeded stream of index batches: shuffled every round, and able to start at any batch without reading those before."
     def __init__(self,
@@ -182,7 +183,7 @@ class Batches(Sampler):
 def _shuffle(n, seed, r):
     return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + r)).tolist()
 
-# %% ../nbs/02_loop.ipynb #cc0b58fd
+# %% ../nbs/02_loop.ipynb #09b15c8f
 @dataclass
 class LoopConfig:
     "How to train, whatever is trained. Everything is counted in optimiser steps."
@@ -225,7 +226,7 @@ class LoopConfig:
 # These may change between two starts of the same run; everything else must stay.
 _VOLATILE = {'workers', 'log_every', 'save_every', 'preview_every', 'max_minutes', 'progress'}
 
-# %% ../nbs/02_loop.ipynb #9cf83291
+# %% ../nbs/02_loop.ipynb #499fc9d0
 def _ema_fn(decay):
     @torch.no_grad()
     def fn(averaged, current, n):
@@ -241,7 +242,7 @@ def ema_copy(
     "An averaged copy of `module`; buffers are copied, parameters averaged."
     return AveragedModel(module, multi_avg_fn=_ema_fn(decay), use_buffers=False)
 
-# %% ../nbs/02_loop.ipynb #ab2991dc
+# %% ../nbs/02_loop.ipynb #538083dc
 class Loop:
     """Train `models` on `data` by `step`, in the folder `out`.
 
@@ -259,6 +260,7 @@ class Loop:
         lrs: dict | None = None,  # name -> learning rate as a multiple of cfg.lr
     ):
         self.out, self.cfg, self.step_fn, self.preview, self.measure = Path(out), cfg, step, preview, measure
+        AcceleratorState._reset_state()  # an earlier loop of this process may have used another precision
         self.accelerator = Accelerator(mixed_precision=cfg.mixed_precision)
         self.device, self.rank, self.world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
         self.settings = json.loads(json.dumps({**{k: v for k, v in asdict(cfg).items() if k not in _VOLATILE}, **(settings or {})}, default=str))
@@ -290,7 +292,7 @@ def _groups(module, wd):
     ps = [p for p in module.parameters() if p.requires_grad]
     return [dict(params=[p for p in ps if p.ndim > 1], weight_decay=wd), dict(params=[p for p in ps if p.ndim <= 1], weight_decay=0.0)]
 
-# %% ../nbs/02_loop.ipynb #5c371e7d
+# %% ../nbs/02_loop.ipynb #831c955b
 from fastcore.basics import patch
 
 @patch
@@ -339,7 +341,7 @@ def one_step(self: Loop, batches) -> dict:  # logs, averaged over micro-batches
     self.step += 1
     return logs
 
-# %% ../nbs/02_loop.ipynb #ec3e7f3b
+# %% ../nbs/02_loop.ipynb #83c7cfdf
 @patch
 def save(self: Loop):
     "Write a checkpoint, then remove all but the two newest. Raises OSError and keeps the older ones when that fails."
@@ -403,7 +405,7 @@ def _short(x):
     s = str(x)
     return s if len(s) < 60 else s[:57] + '...'
 
-# %% ../nbs/02_loop.ipynb #b4b6a38e
+# %% ../nbs/02_loop.ipynb #45a0702a
 @patch
 def _batches(self: Loop):
     c = self.cfg

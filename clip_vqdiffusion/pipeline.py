@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawn', 'CLIPVQDiffusion', 'bundled_models', 'Recipe', 'recipe', 'split_off', 'train_pipeline']
 
-# %% ../nbs/11_pipeline.ipynb #0fdad60f
+# %% ../nbs/11_pipeline.ipynb #248534c8
 import json, os, shutil, sys, time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from fastcore.basics import patch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from PIL import Image
@@ -28,7 +29,7 @@ from .show import to_pil, to_tensor
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, tokenizer_report, train_tokenizer
 from .training import DenoiserTraining, bits_per_token, denoiser_loop, finetune_guidance, train_denoiser
 
-# %% ../nbs/11_pipeline.ipynb #2968288e
+# %% ../nbs/11_pipeline.ipynb #679ae8d9
 @dataclass
 class Drawn:
     "What a pipeline returns."
@@ -69,7 +70,7 @@ class CLIPVQDiffusion(ModelHubMixin):
 
 def _x(grid): return 'x'.join(map(str, grid))
 
-# %% ../nbs/11_pipeline.ipynb #934fc0da
+# %% ../nbs/11_pipeline.ipynb #488ce765
 @patch
 @torch.inference_mode()
 def __call__(self: CLIPVQDiffusion,
@@ -133,7 +134,7 @@ def reconstruct(self: CLIPVQDiffusion,
     x = torch.stack([to_tensor(_square(_rgb(im), s)) for im in images])
     return [to_pil(y) for y in self.decode(self.tokenizer.encode(x)).cpu()]
 
-# %% ../nbs/11_pipeline.ipynb #32c342b3
+# %% ../nbs/11_pipeline.ipynb #6093f7ec
 def _bundled(): return Path(str(files('clip_vqdiffusion'))) / 'models'
 
 
@@ -214,7 +215,7 @@ def _find(name, hub):
     try: return Path(snapshot_download(name, **hub))
     except Exception as e: raise ConnectionError(f"there is no folder {name!r} here, and it cannot be fetched from the Hugging Face hub ({type(e).__name__}); check the name or the network, or use a bundled model ({names})") from e
 
-# %% ../nbs/11_pipeline.ipynb #95af7a01
+# %% ../nbs/11_pipeline.ipynb #78a7495e
 @dataclass
 class Recipe:
     "All settings of a whole training."
@@ -264,7 +265,7 @@ def split_off(
     held = set(range(0, n * k, k))
     return _Part(images, [i for i in range(len(images)) if i not in held], f'train{k}'), _Part(images, sorted(held), f'held{k}')
 
-# %% ../nbs/11_pipeline.ipynb #53b7b886
+# %% ../nbs/11_pipeline.ipynb #a264a2df
 def train_pipeline(
     images: Dataset,  # items {'image'}, from `image_dataset` or `avatars`
     out: str | Path,  # the model's folder; training state in `out/training`
@@ -280,6 +281,8 @@ def train_pipeline(
     """From images without captions to a text-to-image model. Interrupted anywhere, the same call goes on.
 
     Raises ValueError for images or settings that do not fit, OSError when nothing can be written."""
+    state = PartialState()
+    if not state.is_main_process: say = lambda s: None
     r, out, begun = recipe or globals()['recipe']('tiny'), Path(out), time.monotonic()
     left = lambda share: max(0.1 * max_minutes, share * (max_minutes - (time.monotonic() - begun) / 60)) if max_minutes else 0
     looped = lambda l, share: replace(l, max_minutes=left(share), progress=progress)
@@ -293,9 +296,11 @@ def train_pipeline(
     say("tokenizer on held-out images: {psnr:.1f} dB, {codes_used:.0%} of the codes in use".format(**report['tokenizer']))
 
     args = dict(sample=r.sample_tokens, cache_dir=cache_dir, progress=progress)
-    encoded, held = encode_dataset(images, tok, clip, flip=flip and not max_minutes, **args), encode_dataset(held_out, tok, clip, **args)
+    with state.main_process_first(): encoded, held = encode_dataset(images, tok, clip, flip=flip and not max_minutes, **args), encode_dataset(held_out, tok, clip, **args)
     cfg = DenoiserConfig.preset('tiny' if not r.guidance_loop else 'ffhq', **{**dict(grid=tok.grid, K=tok.K, clip_dim=clip.dim), **r.denoiser})
-    for stage in ('denoiser', 'guidance'): _set_aside(out / 'training' / stage, encoded.fingerprint, say)
+    if state.is_main_process:
+        for stage in ('denoiser', 'guidance'): _set_aside(out / 'training' / stage, encoded.fingerprint, say)
+    state.wait_for_everyone()
     say(f"denoiser: {len(encoded):,} token grids, {r.denoiser_loop.steps:,} steps; watch {out / 'training' / 'denoiser'}")
     den = train_denoiser(encoded, out, cfg, looped(r.denoiser_loop, 0.97 if not r.guidance_loop else 0.8), r.denoiser_training, tok, held)
     if r.guidance_loop: den = finetune_guidance(den, encoded, out, looped(r.guidance_loop, 0.97), replace(r.denoiser_training, null_drop=0.1), tokenizer=tok, held_out=held)
@@ -303,9 +308,10 @@ def train_pipeline(
     say(f"denoiser on held-out images: {report['held_out_bits_per_token']:.2f} bits per token")
 
     pipe = CLIPVQDiffusion(clip, tok, den, r.defaults)
-    if not clip.public: save_clip(clip, out / 'clip')
-    write_json(out / 'training' / 'report.json', report)
-    _describe(pipe, out)
+    if state.is_main_process:
+        if not clip.public: save_clip(clip, out / 'clip')
+        write_json(out / 'training' / 'report.json', report)
+        _describe(pipe, out)
     return pipe
 
 
