@@ -6,7 +6,7 @@
 __all__ = ['write_json', 'write_folder', 'folder_is_whole', 'save_model', 'load_model', 'read_tensors', 'load_strictly',
            'Batches', 'LoopConfig', 'ema_copy', 'Loop']
 
-# %% ../nbs/02_loop.ipynb #6c0f53ab
+# %% ../nbs/02_loop.ipynb #555b3469
 import hashlib, inspect, itertools, json, math, os, shutil, sys, time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from .show import show_curves
 
-# %% ../nbs/02_loop.ipynb #bbbbe8ee
+# %% ../nbs/02_loop.ipynb #06fbacc8
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -87,7 +87,7 @@ def folder_is_whole(
         return all((folder / f).stat().st_size == m['size'] and _sha256(folder / f) == m['sha256'] for f, m in manifest.items())
     except (OSError, ValueError): return False
 
-# %% ../nbs/02_loop.ipynb #05c4b423
+# %% ../nbs/02_loop.ipynb #50cb732f
 def save_model(
     folder: str | Path,  # where to
     module: nn.Module,  # whose `state_dict` is written
@@ -155,7 +155,7 @@ def _pickles(folder):
     found = [p.name for p in Path(folder).glob('*') if p.suffix in ('.pt', '.pth', '.bin', '.ckpt', '.pkl')]
     return f"; {found[0]} is a pickle, which is not loaded: convert it to safetensors" if found else ''
 
-# %% ../nbs/02_loop.ipynb #b9cc0a53
+# %% ../nbs/02_loop.ipynb #a82ffde0
 class Batches(Sampler):
     "An endless, seeded stream of index batches: shuffled every round, and able to start at any batch without reading those before."
     def __init__(self,
@@ -183,7 +183,7 @@ class Batches(Sampler):
 def _shuffle(n, seed, r):
     return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + r)).tolist()
 
-# %% ../nbs/02_loop.ipynb #09b15c8f
+# %% ../nbs/02_loop.ipynb #288e613c
 @dataclass
 class LoopConfig:
     "How to train, whatever is trained. Everything is counted in optimiser steps."
@@ -226,7 +226,7 @@ class LoopConfig:
 # These may change between two starts of the same run; everything else must stay.
 _VOLATILE = {'workers', 'log_every', 'save_every', 'preview_every', 'max_minutes', 'progress'}
 
-# %% ../nbs/02_loop.ipynb #499fc9d0
+# %% ../nbs/02_loop.ipynb #d7ac9f12
 def _ema_fn(decay):
     @torch.no_grad()
     def fn(averaged, current, n):
@@ -242,7 +242,7 @@ def ema_copy(
     "An averaged copy of `module`; buffers are copied, parameters averaged."
     return AveragedModel(module, multi_avg_fn=_ema_fn(decay), use_buffers=False)
 
-# %% ../nbs/02_loop.ipynb #538083dc
+# %% ../nbs/02_loop.ipynb #3454d019
 class Loop:
     """Train `models` on `data` by `step`, in the folder `out`.
 
@@ -292,7 +292,7 @@ def _groups(module, wd):
     ps = [p for p in module.parameters() if p.requires_grad]
     return [dict(params=[p for p in ps if p.ndim > 1], weight_decay=wd), dict(params=[p for p in ps if p.ndim <= 1], weight_decay=0.0)]
 
-# %% ../nbs/02_loop.ipynb #831c955b
+# %% ../nbs/02_loop.ipynb #3978e58e
 from fastcore.basics import patch
 
 @patch
@@ -341,7 +341,7 @@ def one_step(self: Loop, batches) -> dict:  # logs, averaged over micro-batches
     self.step += 1
     return logs
 
-# %% ../nbs/02_loop.ipynb #83c7cfdf
+# %% ../nbs/02_loop.ipynb #13255494
 @patch
 def save(self: Loop):
     "Write a checkpoint, then remove all but the two newest. Raises OSError and keeps the older ones when that fails."
@@ -398,6 +398,9 @@ def _load_optim(self: Loop, folder):
         for key, v in read_tensors(folder / f'{k}.optim.safetensors').items():
             i, n = key.split('.', 1)
             state.setdefault(int(i), {})[n] = v
+        for i, p in enumerate(p for g in opt.param_groups for p in g['params']):  # in the parameter's memory layout: the fused AdamW relies on it
+            for n, v in state.get(i, {}).items():
+                if v.shape == p.shape: state[i][n] = torch.empty_like(p, dtype=v.dtype).copy_(v)
         opt.load_state_dict({**sd, 'state': state})
 
 
@@ -405,7 +408,7 @@ def _short(x):
     s = str(x)
     return s if len(s) < 60 else s[:57] + '...'
 
-# %% ../nbs/02_loop.ipynb #45a0702a
+# %% ../nbs/02_loop.ipynb #19c9b462
 @patch
 def _batches(self: Loop):
     c = self.cfg

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawn', 'CLIPVQDiffusion', 'bundled_models', 'Recipe', 'recipe', 'split_off', 'train_pipeline']
 
-# %% ../nbs/11_pipeline.ipynb #248534c8
+# %% ../nbs/11_pipeline.ipynb #e8d5eac3
 import json, os, shutil, sys, time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +29,7 @@ from .show import to_pil, to_tensor
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, tokenizer_report, train_tokenizer
 from .training import DenoiserTraining, bits_per_token, denoiser_loop, finetune_guidance, train_denoiser
 
-# %% ../nbs/11_pipeline.ipynb #679ae8d9
+# %% ../nbs/11_pipeline.ipynb #3143e17e
 @dataclass
 class Drawn:
     "What a pipeline returns."
@@ -70,7 +70,7 @@ class CLIPVQDiffusion(ModelHubMixin):
 
 def _x(grid): return 'x'.join(map(str, grid))
 
-# %% ../nbs/11_pipeline.ipynb #488ce765
+# %% ../nbs/11_pipeline.ipynb #c4806375
 @patch
 @torch.inference_mode()
 def __call__(self: CLIPVQDiffusion,
@@ -134,7 +134,7 @@ def reconstruct(self: CLIPVQDiffusion,
     x = torch.stack([to_tensor(_square(_rgb(im), s)) for im in images])
     return [to_pil(y) for y in self.decode(self.tokenizer.encode(x)).cpu()]
 
-# %% ../nbs/11_pipeline.ipynb #6093f7ec
+# %% ../nbs/11_pipeline.ipynb #32b74db2
 def _bundled(): return Path(str(files('clip_vqdiffusion'))) / 'models'
 
 
@@ -147,7 +147,7 @@ def bundled_models() -> list:  # names
 @patch
 def save_pretrained(self: CLIPVQDiffusion,
     save_directory: str | Path,  # a folder; made if missing
-    half: bool = False,  # store tokenizer and denoiser in float16
+    half: bool = False,  # store weights in float16: half the size. Parts that know each other's fingerprints must have been rounded before training
     card: str | None = None,  # text of the model card; None: a short one
     **kw,  # what huggingface_hub passes on
 ) -> None:
@@ -155,7 +155,7 @@ def save_pretrained(self: CLIPVQDiffusion,
     folder = Path(save_directory)
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {folder} ({e.strerror}); choose another folder") from e
-    if not self.clip.public: save_clip(self.clip, folder / 'clip')
+    if not self.clip.public: save_clip(self.clip, folder / 'clip', half)
     self.tokenizer.save(folder / 'tokenizer', half)
     self.denoiser.save(folder / 'denoiser', half)
     _describe(self, folder, card)
@@ -215,7 +215,7 @@ def _find(name, hub):
     try: return Path(snapshot_download(name, **hub))
     except Exception as e: raise ConnectionError(f"there is no folder {name!r} here, and it cannot be fetched from the Hugging Face hub ({type(e).__name__}); check the name or the network, or use a bundled model ({names})") from e
 
-# %% ../nbs/11_pipeline.ipynb #78a7495e
+# %% ../nbs/11_pipeline.ipynb #d2ce051c
 @dataclass
 class Recipe:
     "All settings of a whole training."
@@ -265,7 +265,7 @@ def split_off(
     held = set(range(0, n * k, k))
     return _Part(images, [i for i in range(len(images)) if i not in held], f'train{k}'), _Part(images, sorted(held), f'held{k}')
 
-# %% ../nbs/11_pipeline.ipynb #a264a2df
+# %% ../nbs/11_pipeline.ipynb #d7b5c39d
 def train_pipeline(
     images: Dataset,  # items {'image'}, from `image_dataset` or `avatars`
     out: str | Path,  # the model's folder; training state in `out/training`

@@ -8,7 +8,7 @@ __all__ = ['TokenizerConfig', 'ResBlock', 'AttnBlock', 'Down', 'Up', 'Encoder', 
            'TokenizerTraining', 'tokenizer_step', 'train_tokenizer', 'tokenizer_loop', 'tokenizer_report',
            'EncodedDataset', 'encode_dataset']
 
-# %% ../nbs/04_tokenizer.ipynb #e8140629
+# %% ../nbs/04_tokenizer.ipynb #34931de5
 import hashlib, math, os, sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +25,7 @@ from .clip import embed_images, image_features
 from .loop import Loop, LoopConfig, load_model, save_model
 from .show import image_grid
 
-# %% ../nbs/04_tokenizer.ipynb #fd7d0cbf
+# %% ../nbs/04_tokenizer.ipynb #0260cabc
 @dataclass
 class TokenizerConfig:
     "Sizes of a tokenizer. Defaults are those of the paper's release for 256-pixel pictures; `preset('tiny')` is for two CPU cores."
@@ -59,7 +59,7 @@ class TokenizerConfig:
         if self.image_size % f: raise ValueError(f"image_size must be a multiple of {f} (patch times the halvings), got {self.image_size}")
         if self.quantizer not in ('gumbel', 'nearest'): raise ValueError(f"quantizer must be gumbel or nearest, got {self.quantizer!r}")
 
-# %% ../nbs/04_tokenizer.ipynb #bc4e8f26
+# %% ../nbs/04_tokenizer.ipynb #3239ad2a
 def _norm(ch): return nn.GroupNorm(32 if ch % 32 == 0 else math.gcd(ch, 8), ch, eps=1e-6)
 
 
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         h = self.conv_out(F.silu(self.norm_out(self.up(self.mid(self.conv_in(z))))))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 
-# %% ../nbs/04_tokenizer.ipynb #209eb202
+# %% ../nbs/04_tokenizer.ipynb #7a87f67c
 class Quantizer(nn.Module):
     """Features (B, z_channels, h, w) to codes and their embeddings.
 
@@ -193,7 +193,7 @@ class Quantizer(nn.Module):
         p = self.usage / self.usage.sum()
         return torch.exp(-(p * p.clamp_min(1e-12).log()).sum())
 
-# %% ../nbs/04_tokenizer.ipynb #281529ae
+# %% ../nbs/04_tokenizer.ipynb #68b2fd55
 @patch
 def forward(self: Quantizer,
     z: torch.Tensor,  # (B, z_channels, h, w)
@@ -224,7 +224,7 @@ def forward(self: Quantizer,
         with torch.no_grad(): self.usage.lerp_(tokens.flatten().bincount(minlength=K).float() / tokens.numel(), 0.02)
     return self.unproject(rearrange(q, 'b (h w) c -> b c h w', h=z.shape[2])), tokens, loss, f
 
-# %% ../nbs/04_tokenizer.ipynb #ab507934
+# %% ../nbs/04_tokenizer.ipynb #2d7ef0d1
 @torch.no_grad()
 def kmeans(
     x: torch.Tensor,  # (n, d) points
@@ -270,7 +270,7 @@ def reseed(self: Quantizer,
         self.usage[dead] = 1 / K
     return len(dead)
 
-# %% ../nbs/04_tokenizer.ipynb #9fc7ce1e
+# %% ../nbs/04_tokenizer.ipynb #bcadec98
 class Tokenizer(nn.Module):
     "A VQ-GAN's generator: encoder, quantiser, decoder (VQGAN 2012.09841, section 3.1)."
     def __init__(self, cfg: TokenizerConfig):
@@ -350,7 +350,7 @@ def psnr(
     "Peak signal-to-noise ratio of each image; the peak-to-peak range is 2."
     return -10 * torch.log10(((a - b).pow(2).mean((1, 2, 3)) / 4).clamp_min(1e-10))
 
-# %% ../nbs/04_tokenizer.ipynb #2df2e863
+# %% ../nbs/04_tokenizer.ipynb #2614e9d8
 def lpips_available() -> bool:
     "Are torchmetrics and the weights of LPIPS' VGG-16 on this machine?"
     try: import torchmetrics  # noqa: F401
@@ -417,7 +417,7 @@ def adaptive_weight(
     g = [torch.autograd.grad(l, last, retain_graph=True)[0].float().norm() for l in (rec, adv)]
     return (g[0] / (g[1] + 1e-4)).clamp(0, 1e4).detach()
 
-# %% ../nbs/04_tokenizer.ipynb #2d4b75f5
+# %% ../nbs/04_tokenizer.ipynb #31ec3e3f
 @dataclass
 class TokenizerTraining:
     "How a tokenizer is trained, beside what `LoopConfig` says."
@@ -505,7 +505,7 @@ def _keep_alive(loop, t, f):
         if collapsed and loop.main: print(f"step {step}: the codes are collapsing (perplexity {quant.perplexity():.0f} of {K}); {n} dead ones were re-seeded", file=sys.stderr)
         if n: _share(loop)
 
-# %% ../nbs/04_tokenizer.ipynb #8d86b075
+# %% ../nbs/04_tokenizer.ipynb #b5341810
 def train_tokenizer(
     images: Dataset,  # items {'image': (3, H, W) in [-1, 1]}
     out: str | Path,  # the run's folder: result in `out/tokenizer`, training state in `out/training/tokenizer`
@@ -545,9 +545,9 @@ def train_tokenizer(
 
 def tokenizer_loop(**changes) -> LoopConfig:
     "The loop settings used for tokenizers here; keyword arguments change single values."
-    return LoopConfig(**{**dict(steps=3000, batch_size=32, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup=100, ema=0.998, save_every=250, log_every=25), **changes})
+    return LoopConfig(**{**dict(steps=3000, batch_size=32, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup=100, ema=0.998, save_every=100, preview_every=250, log_every=25), **changes})
 
-# %% ../nbs/04_tokenizer.ipynb #4823b287
+# %% ../nbs/04_tokenizer.ipynb #69c3bcdb
 @torch.no_grad()
 def tokenizer_report(
     tokenizer: Tokenizer,  # in eval mode
@@ -565,7 +565,7 @@ def tokenizer_report(
     p = used / used.sum()
     return dict(psnr=total / n, codes_used=(used > 0).float().mean().item(), perplexity=torch.exp(-(p * p.clamp_min(1e-12).log()).sum()).item(), images=n)
 
-# %% ../nbs/04_tokenizer.ipynb #8de473dc
+# %% ../nbs/04_tokenizer.ipynb #94daed4d
 class EncodedDataset(Dataset):
     "Items {'tokens': (N,) int64, 'embedding': (D,) float32}, with what is needed to train on them."
     def __init__(self, table, K, grid, dim, fingerprint, tokenizer_id='', clip_id=''):

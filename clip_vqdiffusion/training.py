@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DenoiserTraining', 'DenoiserObjective', 'bits_per_token', 'denoiser_loop', 'train_denoiser', 'finetune_guidance']
 
-# %% ../nbs/09_training.ipynb #6f5cb3d8
+# %% ../nbs/09_training.ipynb #24631ef9
 import json, math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from .pseudo_text import pseudo_text
 from .sampling import sample
 from .show import image_grid
 
-# %% ../nbs/09_training.ipynb #8630d3c2
+# %% ../nbs/09_training.ipynb #fb029394
 @dataclass
 class DenoiserTraining:
     "How a denoiser is trained, beside what `LoopConfig` says."
@@ -56,7 +56,7 @@ class DenoiserObjective(nn.Module):
         p = 1 / d.cfg.T if pt is None else pt
         return loss, dict(bits=(vb.detach() / p).mean() / x0.shape[1] / math.log(2), x0_nll=aux.detach().mean() / x0.shape[1])
 
-# %% ../nbs/09_training.ipynb #b1fae4d3
+# %% ../nbs/09_training.ipynb #c48e6890
 @torch.no_grad()
 def bits_per_token(
     denoiser: Denoiser,  # in eval mode
@@ -77,10 +77,10 @@ def bits_per_token(
         total += denoiser.diffusion.bound(lambda xt, t: denoiser(xt, t, c), x0, num_timesteps, g).sum().item()
     return total / n
 
-# %% ../nbs/09_training.ipynb #e6088289
+# %% ../nbs/09_training.ipynb #8a841c7a
 def denoiser_loop(**changes) -> LoopConfig:
     "The loop settings used for denoisers here; keyword arguments change single values."
-    return LoopConfig(**{**dict(steps=6000, batch_size=64, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.045, warmup=200, ema=0.999, save_every=500, log_every=25), **changes})
+    return LoopConfig(**{**dict(steps=6000, batch_size=64, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.045, warmup=200, ema=0.999, save_every=100, preview_every=250, log_every=25), **changes})
 
 
 def train_denoiser(
@@ -132,7 +132,7 @@ def train_denoiser(
     l.accelerator.wait_for_everyone()
     return best
 
-# %% ../nbs/09_training.ipynb #1a5bd8ad
+# %% ../nbs/09_training.ipynb #93ff9d99
 def finetune_guidance(
     denoiser: Denoiser,  # a trained base model
     encoded: Dataset,  # what it was trained on
