@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'main', 'generate', 'train', 'train_clip_command', 'reconstruct', 'info']
 
-# %% ../nbs/16_cli.ipynb #d3f077b6
+# %% ../nbs/16_cli.ipynb #4573f187
 import json, os, sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
@@ -15,11 +15,11 @@ import typer
 app = typer.Typer(name='clipvqd', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Text-to-image models from images without captions (CLIP-VQDiffusion). Start with: clipvqd generate \"a smiling person with a top hat\"")
 
-# %% ../nbs/16_cli.ipynb #02834f85
+# %% ../nbs/16_cli.ipynb #cf9fe74b
 _KNOWN = (ValueError, TypeError, OSError, FloatingPointError)  # errors that say themselves what to do
 
 
-def main():
+def main() -> None:  # exits with status 0, 1 (something is wrong), 2 (a verb or option is) or 130 (stopped by hand)
     "Entry point of `clipvqd`: one line on standard error and exit status 1 when something is wrong."
     warnings.showwarning = lambda m, category, *a, **kw: print(f'clipvqd: {m}', file=sys.stderr) if category is UserWarning else None
     try: app()
@@ -38,12 +38,12 @@ def _prepare(threads=0):
 
 def _images_out(out: Path, n: int) -> list:
     "Names for n images: `out` itself, or numbered ones; the folder is made and tried."
+    if out.suffix and out.suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'): raise ValueError(f"--out must end in .png, .jpg or .webp, or be a folder, not {out.name!r}")
     folder = out.parent if out.suffix else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK): raise PermissionError(13, 'Permission denied')
     except OSError as e: raise OSError(f"cannot write to {folder} ({e.strerror}); choose another place with --out") from e
-    if out.suffix and out.suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'): raise ValueError(f"--out must end in .png, .jpg or .webp, or be a folder, not {out.name!r}")
     if out.suffix and n == 1: return [out]
     stem, suffix = (out.stem, out.suffix) if out.suffix else ('image', '.png')
     return [folder / f'{stem}-{i + 1:0{len(str(n))}d}{suffix}' for i in range(n)]
@@ -58,7 +58,7 @@ def _save(images, names):
 
 def _load_pipe(model, clip=None, device='cpu'):
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
-    return CLIPVQDiffusion.from_pretrained(model, clip=clip, device=device)
+    return CLIPVQDiffusion.from_pretrained(model, clip=_load_clip(clip) if clip else None, device=device)
 
 
 def _load_clip(name):
@@ -67,9 +67,9 @@ def _load_clip(name):
     from clip_vqdiffusion.pipeline import _bundled, bundled_models
     return load_clip(str(_bundled() / name / 'clip') if name in bundled_models() else name)
 
-# %% ../nbs/16_cli.ipynb #e063bbb8
+# %% ../nbs/16_cli.ipynb #9f8e2794
 _Model = Annotated[str, typer.Option('--model', help="A model: the name of a bundled one, a folder that `clipvqd train` wrote, or a Hugging Face id.")]
-_Out = Annotated[Path, typer.Option('--out', help="A file (.png), or a folder for several images.")]
+_Out = Annotated[Path, typer.Option('--out', help="A file (.png, .jpg, .webp) or a folder; the names of several images are numbered.")]
 _Clip = Annotated[Optional[str], typer.Option('--clip', help="A CLIP: a folder (see `clipvqd train-clip`), the name of a bundled model, or an open_clip MODEL/TAG such as ViT-B-32/openai (downloaded once).")]
 _Minutes = Annotated[float, typer.Option('--max-minutes', help="Stop early after so many minutes, with a usable result; the same command goes on later. 0 = all steps.")]
 _Seed = Annotated[int, typer.Option('--seed', help="Equal seeds give equal results on the same machine.")]
@@ -91,6 +91,7 @@ def generate(
     "Draw pictures of one or more prompts. Example: clipvqd generate \"a sad person with blue hair\" --num 4 --out faces"
     device = _prepare()
     if num < 1: raise ValueError(f"--num must be at least 1, got {num}")
+    if rerank and rerank < num: raise ValueError(f"--rerank is the number of candidates per prompt: it must be 0 or at least --num ({num}), got {rerank}")
     names = _images_out(out, num * len(prompts))
     import torch
     pipe = _load_pipe(model, clip, device)
@@ -98,10 +99,10 @@ def generate(
                 generator=torch.Generator().manual_seed(seed))
     _save(made.images, names)
 
-# %% ../nbs/16_cli.ipynb #89ce5bbc
+# %% ../nbs/16_cli.ipynb #f1efd360
 @app.command()
 def train(
-    images: Annotated[str, typer.Option('--images', help="A folder of pictures (no captions needed, subfolders are searched), a Hugging Face dataset id, or `avatars` for the built-in drawn faces.")],
+    images: Annotated[str, typer.Option('--images', help="A folder of pictures (no captions needed, subfolders are searched), a Hugging Face dataset id, or `avatars` for the built-in drawn faces (`./avatars` for a folder of that name).")],
     out: Annotated[Path, typer.Option('--out', help="Folder for the model; its training state, curves and previews are in OUT/training.")],
     clip: _Clip = 'ViT-B-32/openai',
     preset: Annotated[str, typer.Option('--preset', help="tiny: 64 pixels, about half an hour a stage on two CPU cores. ffhq, coco: the paper's sizes, 256 pixels, for GPUs.")] = 'tiny',
@@ -125,18 +126,19 @@ def train(
         if value is not None and value < 1: raise ValueError(f"{name} must be at least 1, got {value}")
     r.tokenizer_loop = replace(r.tokenizer_loop, seed=seed, steps=tokenizer_steps or r.tokenizer_loop.steps)
     r.denoiser_loop = replace(r.denoiser_loop, seed=seed, steps=denoiser_steps or r.denoiser_loop.steps)
+    if r.guidance_loop: r.guidance_loop = replace(r.guidance_loop, seed=seed)
     size = r.tokenizer.image_size
     data = avatars(size=size) if images == 'avatars' else image_dataset(images, size=size)
     held = image_dataset(held_out, size=size) if held_out else None
     train_pipeline(data, out, _load_clip(clip), r, held, max_minutes, flip and images != 'avatars')
     print(f"done. Try: clipvqd generate --model {out} \"...\" --out a.png")
 
-# %% ../nbs/16_cli.ipynb #598285b2
+# %% ../nbs/16_cli.ipynb #b445f59e
 @app.command('train-clip')
 def train_clip_command(
     pairs: Annotated[str, typer.Option('--pairs', help="A folder of pictures with a metadata.jsonl (lines like {\"file_name\": \"cat.jpg\", \"text\": \"a photo of a cat\"}), a Hugging Face dataset id with columns image and text, or `avatars`.")],
     out: Annotated[Path, typer.Option('--out', help="Folder for the CLIP, readable by open_clip; training state in OUT/training.")],
-    steps: Annotated[Optional[int], typer.Option('--steps', help="Training steps; default: {} for 64-pixel pictures.".format(1500))] = None,
+    steps: Annotated[Optional[int], typer.Option('--steps', help="Training steps. Default: 1500.")] = None,
     size: Annotated[int, typer.Option('--size', help="Pixels a side.")] = 64,
     crop: Annotated[float, typer.Option('--crop', help="Train on random squares that leave out up to this fraction of a picture; helps small collections. Not used for avatars.")] = 0.3,
     flip: Annotated[bool, typer.Option(help="Mirror half of the pictures. Not used for avatars.")] = True,
@@ -161,7 +163,7 @@ def train_clip_command(
     train_clip(data, out, cfg, loop)
     print(f"done. Next: clipvqd train --images FOLDER --clip {out} --out RUN")
 
-# %% ../nbs/16_cli.ipynb #89732981
+# %% ../nbs/16_cli.ipynb #eab259a1
 @app.command()
 def reconstruct(
     pictures: Annotated[list[Path], typer.Argument(metavar='PICTURE...', help="Image files.")],
@@ -176,7 +178,7 @@ def reconstruct(
     for p in pictures:
         try: opened.append(Image.open(p)); opened[-1].load()
         except FileNotFoundError: raise FileNotFoundError(f"there is no file {p}") from None
-        except (UnidentifiedImageError, OSError) as e: raise ValueError(f"{p} cannot be read as an image ({e})") from e
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: raise ValueError(f"{p} cannot be read as an image ({e})") from e
     names = _images_out(out, len(opened))
     _save(_load_pipe(model, clip, device).reconstruct(opened), names)
 
@@ -190,7 +192,9 @@ def info(
     from clip_vqdiffusion.pipeline import bundled_models
     print('bundled models:', ', '.join(bundled_models()) or 'none')
     for log in sorted(Path(model).glob('training/**/log.jsonl')):
-        last = json.loads(log.read_text().splitlines()[-1])
+        whole = [l for l in log.read_text().splitlines() if l.endswith('}')]  # a line may be half written
+        if not whole: continue
+        last = json.loads(whole[-1])
         print(f"training {log.parent.name}: step {last['step']:,}, {last['seconds'] / 60:.0f} min, loss {last['loss']:.4g}")
     _prepare()
     pipe = _load_pipe(model, clip)

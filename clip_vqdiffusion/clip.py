@@ -6,7 +6,7 @@
 __all__ = ['BPE_NAME', 'CLIP_LOOP', 'contrastive_loss', 'train_bpe', 'CLIP', 'CLIPConfig', 'new_clip', 'preprocess',
            'embed_images', 'embed_texts', 'image_features', 'save_clip', 'load_clip', 'train_clip']
 
-# %% ../nbs/03_clip.ipynb #e1663069
+# %% ../nbs/03_clip.ipynb #bc89f45a
 import gzip, hashlib, itertools, json, math, os, tempfile, warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ from torch import nn
 from .loop import Loop, LoopConfig
 from .show import to_tensor
 
-# %% ../nbs/03_clip.ipynb #6e39a144
+# %% ../nbs/03_clip.ipynb #4d305851
 def contrastive_loss(
     u: torch.Tensor,             # (B,D) image embeddings, unit norm
     v: torch.Tensor,             # (B,D) embeddings of their texts, unit norm
@@ -39,7 +39,7 @@ def contrastive_loss(
     target = same/same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))/2
 
-# %% ../nbs/03_clip.ipynb #3503422f
+# %% ../nbs/03_clip.ipynb #9452b931
 BPE_NAME = 'bpe_simple_vocab.txt.gz'   # in a CLIP's folder
 
 def train_bpe(
@@ -73,7 +73,7 @@ def _merge(word, pair):
         out.append(word[i] + word[i + 1] if hit else word[i]); i += 1 + hit
     return tuple(out)
 
-# %% ../nbs/03_clip.ipynb #2bd089f1
+# %% ../nbs/03_clip.ipynb #aab2d0ce
 class CLIP:
     "A frozen open_clip model with everything needed to use it: tokenizer, input size, normalisation, and how to load it again."
     def __init__(self,
@@ -109,7 +109,7 @@ class CLIP:
     def __repr__(self):
         return f'CLIP({self.name!r}, dim={self.dim}, image_size={self.image_size}, context_length={self.context_length})'
 
-# %% ../nbs/03_clip.ipynb #909e8044
+# %% ../nbs/03_clip.ipynb #e3574715
 def _plain(x):
     "Tuples to lists, all the way down: what JSON would give back."
     return json.loads(json.dumps(x))
@@ -131,7 +131,7 @@ def fingerprint(self: CLIP) -> str:
         self._fingerprint = _digest(self.model.state_dict(), json.dumps(self.config, sort_keys=True).encode(), self.bpe or b'')
     return self._fingerprint
 
-# %% ../nbs/03_clip.ipynb #6df519cb
+# %% ../nbs/03_clip.ipynb #7353f17a
 @dataclass
 class CLIPConfig:
     "A CLIP small enough for two cores and drawings of 64 pixels."
@@ -161,7 +161,7 @@ class CLIPConfig:
         return dict(model_cfg=dict(embed_dim=self.embed_dim, vision_cfg=vision, text_cfg=text),
                     preprocess_cfg=dict(size=[self.image_size]*2, mode='RGB', mean=half, std=half, interpolation='bicubic', resize_mode='shortest', fill_color=0))
 
-# %% ../nbs/03_clip.ipynb #d6203030
+# %% ../nbs/03_clip.ipynb #43252d87
 def new_clip(
     texts,                    # strings the vocabulary is learned from
     cfg: CLIPConfig = None,   # default CLIPConfig()
@@ -188,7 +188,7 @@ def _own_tokenizer(bpe, context_length):
         path.write_bytes(bpe)
         return SimpleTokenizer(str(path), context_length=context_length)
 
-# %% ../nbs/03_clip.ipynb #12e935c6
+# %% ../nbs/03_clip.ipynb #007abac5
 def _resize(x, size, mode, interpolation, antialias):
     "(B,3,H,W) -> (B,3,size,size) as open_clip's transform does it: shortest side and centre crop, longest side and padding, or squash."
     h, w = x.shape[-2:]
@@ -205,7 +205,7 @@ def _resize(x, size, mode, interpolation, antialias):
     top, left = int(round((x.shape[-2] - size)/2)), int(round((x.shape[-1] - size)/2))
     return x[..., top:top + size, left:left + size]
 
-# %% ../nbs/03_clip.ipynb #a1499b87
+# %% ../nbs/03_clip.ipynb #8a5dd246
 def preprocess(
     clip: CLIP,
     images,                   # (B,3,H,W) float in [-1,1], a PIL image, or a list of PIL images (sizes may differ)
@@ -228,7 +228,7 @@ def preprocess(
     mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype).view(3, 1, 1) for v in (clip.mean, clip.std))
     return ((x + 1)/2 - mean)/std
 
-# %% ../nbs/03_clip.ipynb #c5ff922c
+# %% ../nbs/03_clip.ipynb #c54534d5
 @torch.no_grad()
 def embed_images(
     clip: CLIP,
@@ -241,7 +241,7 @@ def embed_images(
     parts = [clip.model.encode_image(preprocess(clip, images[i:i + batch_size], antialias)) for i in range(0, max(len(images), 1), batch_size)]
     return F.normalize(torch.cat(parts).float(), dim=-1)
 
-# %% ../nbs/03_clip.ipynb #31f78441
+# %% ../nbs/03_clip.ipynb #eaf9e350
 def _cut(clip, text):
     "The words at the end of `text` that do not fit into the context."
     room, words = clip.context_length - 2, text.split()       # start and end token take two places
@@ -273,7 +273,7 @@ def embed_texts(
     parts = [clip.model.encode_text(clip.tokenize(texts[i:i + batch_size]).to(clip.device)) for i in range(0, len(texts), batch_size)]
     return F.normalize(torch.cat(parts).float(), dim=-1)
 
-# %% ../nbs/03_clip.ipynb #a3ff772c
+# %% ../nbs/03_clip.ipynb #38794dae
 def image_features(
     clip: CLIP,
     images,                   # (B,3,H,W) in [-1,1] (gradients flow back to it), or PIL
@@ -289,7 +289,7 @@ def image_features(
     out = visual.forward_intermediates(preprocess(clip, images, antialias), indices=take, intermediates_only=True)
     return out['image_intermediates']
 
-# %% ../nbs/03_clip.ipynb #1b70e336
+# %% ../nbs/03_clip.ipynb #fb3872cb
 def _write(path, content):
     "Bytes to `path`: temporary name, fsync, rename; a reader never sees half a file."
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -321,7 +321,7 @@ def save_clip(
     _write(folder/'open_clip_config.json', (json.dumps(config, indent=2) + '\n').encode())
     return folder
 
-# %% ../nbs/03_clip.ipynb #2f2221f2
+# %% ../nbs/03_clip.ipynb #d4e7df3c
 def _out_of_reach(what, e):
     return ConnectionError(f'cannot download {what}: the Hugging Face hub is out of reach; pass a local CLIP with --clip FOLDER, '
                            f'or train one with `clipvqd train-clip` ({type(e).__name__}).')
@@ -343,7 +343,7 @@ def _download(model, tag, tag_cfg):
     try: return open_clip.pretrained.download_pretrained(tag_cfg)
     except Exception as e: raise _out_of_reach(f'{model}/{tag}', e) from e
 
-# %% ../nbs/03_clip.ipynb #00c61d91
+# %% ../nbs/03_clip.ipynb #deb8a92f
 def _create(name, **kw):
     "`open_clip.create_model`, its many ways of failing turned into one sentence each."
     what = kw.get('pretrained') or name
@@ -359,7 +359,7 @@ def _create(name, **kw):
             raise ValueError(f'the weights in {what} do not fit the model: {first[:200]}') from e
         raise
 
-# %% ../nbs/03_clip.ipynb #894898d2
+# %% ../nbs/03_clip.ipynb #05fc2410
 def _load_folder(folder, device):
     "A folder with open_clip_config.json and open_clip_model.safetensors."
     folder = Path(folder)
@@ -386,7 +386,7 @@ def _load_folder(folder, device):
     config = dict(model_cfg=config['model_cfg'], preprocess_cfg=dict(model.visual.preprocess_cfg))
     return CLIP(model, tokenizer, _plain(config), name=str(folder), bpe=bpe)
 
-# %% ../nbs/03_clip.ipynb #63ddd2f4
+# %% ../nbs/03_clip.ipynb #e689dcdc
 def load_clip(
     name: str = 'ViT-B-32/openai',      # 'MODEL/TAG' of open_clip, 'MODEL' with `pretrained`, 'hf-hub:ORG/REPO', or a folder
     pretrained: str = None,             # a tag, or a local weights file (.safetensors, or a torch file of tensors only)
@@ -413,7 +413,7 @@ def load_clip(
         raise ValueError(f'the open_clip model {model} has {said}; write {model}/TAG with one of: {", ".join(close)}.')
     return _load_named(model, tag, tag_cfg, path, device)
 
-# %% ../nbs/03_clip.ipynb #5950193b
+# %% ../nbs/03_clip.ipynb #62355585
 def _load_named(model, tag, tag_cfg, path, device):
     "A model of open_clip's list, weights from its tag or from a file."
     model_cfg = open_clip.get_model_config(model)
@@ -431,7 +431,7 @@ def _load_hub(name, device):
     except Exception as e: raise _out_of_reach(name, e) from e
     return CLIP(model, tokenizer, _plain(dict(model_cfg=model_cfg, preprocess_cfg=dict(model.visual.preprocess_cfg))), name=name, public=True)
 
-# %% ../nbs/03_clip.ipynb #9c113cb4
+# %% ../nbs/03_clip.ipynb #a92bfa15
 def _encode_text(model, tokens):
     "`model.encode_text`, computed only as far as the longest text of the batch reaches; padding follows the end token and is never looked at."
     L = int(tokens.argmax(-1).max()) + 1                      # the end token has the largest id
@@ -446,7 +446,7 @@ class _TwoTowers(nn.Module):
         u, v = self.clip.encode_image(images), _encode_text(self.clip, tokens)
         return F.normalize(u.float(), dim=-1), F.normalize(v.float(), dim=-1), self.clip.logit_scale.exp()
 
-# %% ../nbs/03_clip.ipynb #3cadf8a7
+# %% ../nbs/03_clip.ipynb #9e3ef9a8
 def _augment(x, crop, flip):
     "Each image of (B,3,H,W) cut to a random square of 1-crop..1 of its area, resampled to its size, and mirrored or not."
     if not crop and not flip: return x
@@ -458,7 +458,7 @@ def _augment(x, crop, flip):
     theta[:, 0, 2], theta[:, 1, 2] = (1 - side)*(2*r() - 1), (1 - side)*(2*r() - 1)
     return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), padding_mode='border', align_corners=False)
 
-# %% ../nbs/03_clip.ipynb #02514404
+# %% ../nbs/03_clip.ipynb #0781651d
 CLIP_LOOP = LoopConfig(steps=1500, batch_size=128, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, ema=0.99)   # default of `train_clip`
 
 def _some_texts(pairs, n=2000):
@@ -471,6 +471,7 @@ def _some_texts(pairs, n=2000):
         texts.append(item['text'])
     return texts
 
+# %% ../nbs/03_clip.ipynb #aaa88a29
 def train_clip(
     pairs,                      # Dataset of {'image': (3,S,S) float in [-1,1], 'text': str}
     out,                        # folder: the CLIP in open_clip's format, and `training/` with checkpoints, log and curves

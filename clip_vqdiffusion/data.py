@@ -6,7 +6,7 @@
 __all__ = ['AVATAR_ATTRIBUTES', 'HELD_OUT_PAIRS', 'is_held_out', 'sample_attributes', 'draw_avatar', 'avatar_caption',
            'parse_caption', 'Avatars', 'avatars', 'Images', 'StreamedImages', 'image_dataset']
 
-# %% ../nbs/01_data.ipynb #599bf93a
+# %% ../nbs/01_data.ipynb #aa1f38a3
 import hashlib, json, math, os, random, re, shutil, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .show import to_tensor
 
-# %% ../nbs/01_data.ipynb #0ac2962f
+# %% ../nbs/01_data.ipynb #eeb9763a
 AVATAR_ATTRIBUTES = {
     'background': ('white', 'grey', 'yellow', 'orange', 'green', 'blue', 'purple', 'pink'),
     'skin':       ('light', 'tan', 'brown', 'dark'),
@@ -39,7 +39,7 @@ AVATAR_ATTRIBUTES = {
     'neckwear':   ('none', 'bow tie', 'scarf', 'necktie'),
 }
 
-# %% ../nbs/01_data.ipynb #9d01fde4
+# %% ../nbs/01_data.ipynb #8f0219a4
 HELD_OUT_PAIRS = (
     (('hat', 'top hat'),        ('glasses', 'sunglasses')),
     (('hat', 'crown'),          ('expression', 'sad')),
@@ -51,7 +51,7 @@ HELD_OUT_PAIRS = (
     (('glasses', 'round glasses'), ('expression', 'surprised')),
 )
 
-# %% ../nbs/01_data.ipynb #27993cf9
+# %% ../nbs/01_data.ipynb #fe1a414e
 _SPLITS = ('generator', 'all', 'held_out')
 
 def is_held_out(
@@ -60,7 +60,7 @@ def is_held_out(
     "Does a face have a pair of values that the generator never sees? (`HELD_OUT_PAIRS`)"
     return any(attributes.get(a) == v and attributes.get(b) == w for (a, v), (b, w) in HELD_OUT_PAIRS)
 
-# %% ../nbs/01_data.ipynb #e7e2a73e
+# %% ../nbs/01_data.ipynb #ef288695
 def sample_attributes(
     seed: int, # same seed, same face
     split: str = 'all', # 'all', 'generator' (no held-out pair) or 'held_out' (at least one)
@@ -72,7 +72,7 @@ def sample_attributes(
         a = {name: rng.choice(values) for name, values in AVATAR_ATTRIBUTES.items()}
         if split == 'all' or is_held_out(a) == (split == 'held_out'): return a
 
-# %% ../nbs/01_data.ipynb #2df2d549
+# %% ../nbs/01_data.ipynb #73d8810d
 _COLORS = {
     'background': dict(white=(248, 248, 248), grey=(130, 134, 138), yellow=(255, 226, 50), orange=(255, 140, 25),
                        green=(70, 200, 90), blue=(60, 140, 250), purple=(140, 65, 205), pink=(255, 150, 205)),
@@ -84,7 +84,7 @@ _COLORS = {
 }
 _INK, _WHITE, _RED = (28, 22, 30), (255, 255, 255), (205, 20, 45)
 
-# %% ../nbs/01_data.ipynb #a19400c7
+# %% ../nbs/01_data.ipynb #3418be1e
 class _Pen:
     "Draws in units of 1/64 of the picture on a canvas four times as fine."
     def __init__(self, size, rng):
@@ -116,7 +116,7 @@ class _Pen:
     def dome(self, x0, y0, x1, y1, fill, line=1.2):
         for g, color in ((line, _INK), (0, fill)): self.draw.pieslice(self.at((x0-g, y0-g), (x1+g, y1)), 180, 360, color)
 
-# %% ../nbs/01_data.ipynb #44c00e31
+# %% ../nbs/01_data.ipynb #8d38579e
 def _superellipse(rx, ry, n, x=32, y=33.5, points=48):
     turns = [2*math.pi*i/points for i in range(points)]
     return [(x + math.copysign(abs(math.cos(v))**(2/n), math.cos(v))*rx,
@@ -127,7 +127,7 @@ _FACE = {k: _superellipse(rx, ry, n) for k, (rx, ry, n) in _FACES.items()}
 _FACE_EDGE = {k: _superellipse(rx + 1.2, ry + 1.2, n) for k, (rx, ry, n) in _FACES.items()}
 _HAIR = _superellipse(19.8, 18, 2.6, y=27)
 
-# %% ../nbs/01_data.ipynb #93416654
+# %% ../nbs/01_data.ipynb #95e2bf2d
 def _hair_behind(p, a, c):
     h, style = c['hair_color'], a['hair_style']
     if style == 'long': p.box(8, 8, 56, 57, h, r=16)
@@ -141,7 +141,7 @@ def _hair_behind(p, a, c):
             p.ellipse(32 + 25*s, 38, 5, 10.5, h)
             p.ellipse(32 + 22*s, 27.5, 2.6, 2.6, _WHITE)
 
-# %% ../nbs/01_data.ipynb #aebe1e8c
+# %% ../nbs/01_data.ipynb #eb30247c
 def _shirt(p, a, c): p.box(7, 54.5, 57, 80, c['shirt'], r=9)
 
 def _neckwear(p, a, c):
@@ -156,7 +156,7 @@ def _neckwear(p, a, c):
     elif a['neckwear'] == 'necktie':
         p.polygon([(26, 54), (38, 54), (35.5, 59), (40.5, 68), (23.5, 68), (28.5, 59)], (30, 60, 150), line=1.3, ink=_WHITE)
 
-# %% ../nbs/01_data.ipynb #f503e390
+# %% ../nbs/01_data.ipynb #23edcd83
 def _head(p, a, c):
     if a['hair_style'] in ('short', 'pigtails'):   # ears
         for s in (-1, 1): p.ellipse(32 + s*_FACES[a['face']][0], 34, 3.2, 4.2, c['skin'])
@@ -167,7 +167,7 @@ def _head(p, a, c):
     p.stroke([min(fringe), max(fringe)], _INK, 1.4)
     p.arc(30, 33, 34, 36.5, 10, 170, _INK, 1)      # nose
 
-# %% ../nbs/01_data.ipynb #4a6bc209
+# %% ../nbs/01_data.ipynb #c7edc068
 def _beard(p, a, c):
     h = c['hair_color']
     if a['beard'] == 'full beard':
@@ -179,7 +179,7 @@ def _beard(p, a, c):
         p.polygon([(32, 35.8), (36, 34.2), (41.5, 35.6), (46, 41), (38, 40.8), (32, 39.6),
                    (26, 40.8), (18, 41), (22.5, 35.6), (28, 34.2)], h, line=1.3)
 
-# %% ../nbs/01_data.ipynb #f0439c63
+# %% ../nbs/01_data.ipynb #d1bb43c1
 def _mouth(p, a, c):
     e = a['expression']
     if e == 'smiling':
@@ -190,7 +190,7 @@ def _mouth(p, a, c):
     elif e == 'surprised': p.ellipse(32, 44.2, 3.6, 4.2, (120, 0, 20), line=1.6, ink=_WHITE)
     else: p.box(24.8, 43, 39.2, 45.4, _INK, line=1.0, ink=_WHITE)
 
-# %% ../nbs/01_data.ipynb #725c898f
+# %% ../nbs/01_data.ipynb #bb3d9ef3
 def _eyes(p, a, c):
     for x in (24.3, 39.7):
         if a['glasses'] == 'round glasses':
@@ -205,7 +205,7 @@ def _eyes(p, a, c):
             p.ellipse(x, 28.5, 2.3, 2.3, _INK, line=0)
             p.ellipse(x + .8, 27.7, .8, .8, _WHITE, line=0)
 
-# %% ../nbs/01_data.ipynb #461cd6b3
+# %% ../nbs/01_data.ipynb #e89abd2d
 def _hat(p, a, c):
     if a['hat'] == 'top hat':
         p.box(19, -3, 45, 14, (48, 48, 62))
@@ -224,7 +224,7 @@ def _hat(p, a, c):
         p.polygon([(13, 17.5), (11, 3), (20, 10), (32, 1.2), (44, 10), (53, 3), (51, 17.5)], (255, 205, 30))
         for x, color in ((20, (225, 25, 50)), (32, (40, 90, 235)), (44, (225, 25, 50))): p.ellipse(x, 13.6, 2.1, 2.1, color, line=.7)
 
-# %% ../nbs/01_data.ipynb #b247a036
+# %% ../nbs/01_data.ipynb #bb78c25c
 _LAYERS = (_hair_behind, _shirt, _neckwear, _head, _beard, _mouth, _eyes, _hat)   # back to front
 
 def draw_avatar(
@@ -244,13 +244,13 @@ def draw_avatar(
     for layer in _LAYERS: layer(p, attributes, c)
     return p.image.reduce(4)
 
-# %% ../nbs/01_data.ipynb #da9b1091
+# %% ../nbs/01_data.ipynb #d8185e00
 def _check_values(attributes):
     for k, v in attributes.items():
         if k not in AVATAR_ATTRIBUTES: raise ValueError(f"Unknown attribute {k!r}; choose from {', '.join(AVATAR_ATTRIBUTES)}.")
         if v not in AVATAR_ATTRIBUTES[k]: raise ValueError(f"Unknown value {v!r} for {k}; choose from {', '.join(AVATAR_ATTRIBUTES[k])}.")
 
-# %% ../nbs/01_data.ipynb #27516fc7
+# %% ../nbs/01_data.ipynb #fdf9b930
 def _an(words): return f"{'an' if words[0] in 'aeio' else 'a'} {words}"
 def _join(parts): return parts[0] if len(parts) == 1 else ', '.join(parts[:-1]) + ' and ' + parts[-1]
 
@@ -259,7 +259,7 @@ def _hair(said, rng):
     if style == 'pigtails': return rng.choice((f'{color} pigtails', f'{color} hair in pigtails')) if color else 'pigtails'
     return ' '.join(w for w in (style, color, 'hair') if w)
 
-# %% ../nbs/01_data.ipynb #5cbedb85
+# %% ../nbs/01_data.ipynb #f4f0393a
 def _looks(said, rng):
     "What a face has: noun phrases to follow 'with'."
     out = []
@@ -270,7 +270,7 @@ def _looks(said, rng):
     rng.shuffle(out)
     return out
 
-# %% ../nbs/01_data.ipynb #f1b6cb26
+# %% ../nbs/01_data.ipynb #a8a92273
 def _clothes(said, rng):
     "What a face wears, and what it does not."
     worn, bare = [], []
@@ -284,7 +284,7 @@ def _clothes(said, rng):
     rng.shuffle(worn), rng.shuffle(bare)
     return worn, bare
 
-# %% ../nbs/01_data.ipynb #897d3b50
+# %% ../nbs/01_data.ipynb #f7bee181
 def _sentence(said, rng):
     looks, (worn, bare) = _looks(said, rng), _clothes(said, rng)
     who = rng.choice(('person', 'person', 'character'))
@@ -299,7 +299,7 @@ def _sentence(said, rng):
     if 'background' in said: text += f"{', ' if looks or worn or bare else ' '}{rng.choice(('on', 'on', 'in front of', 'against'))} {_an(said['background'])} background"
     return text
 
-# %% ../nbs/01_data.ipynb #7be7ffc6
+# %% ../nbs/01_data.ipynb #71a5be1b
 def _key_words(said, rng):
     looks, (worn, bare) = _looks(said, rng), _clothes(said, rng)
     parts = [re.sub(r'^an? ', '', w) for w in looks + worn] + ['no ' + re.sub(r'^an? ', '', w) for w in bare]
@@ -308,7 +308,7 @@ def _key_words(said, rng):
     rng.shuffle(parts)
     return rng.choice(('avatar, ', 'avatar: ', '')) + ', '.join(parts)
 
-# %% ../nbs/01_data.ipynb #88b95a57
+# %% ../nbs/01_data.ipynb #182e4f58
 def avatar_caption(
     attributes: dict[str, str], # attribute → value
     only: list[str]|None = None, # names of the attributes to state; default: all that are given
@@ -323,13 +323,13 @@ def avatar_caption(
     said = {k: attributes[k] for k in only}
     return (_sentence if rng.random() < .75 else _key_words)(said, rng)
 
-# %% ../nbs/01_data.ipynb #81bdbc55
+# %% ../nbs/01_data.ipynb #1d30a4ef
 def _mentioned(seed):
     "Which attributes the caption of a face states: all of them (three in five), or one to five."
     rng = random.Random(4*seed + 3)
     return rng.sample(list(AVATAR_ATTRIBUTES), rng.choice((1, 2, 3, 3, 4, 4, 5, 5) + 12 * (11,)))
 
-# %% ../nbs/01_data.ipynb #09fcf62b
+# %% ../nbs/01_data.ipynb #1b190b64
 def _said_as(name, value):
     "The regular expression of one value of one attribute."
     absent = dict(glasses='(no|without) glasses', hat='(no|without a) hat', beard='no beard|clean-shaven', neckwear='(no|without) neckwear')
@@ -352,7 +352,7 @@ def parse_caption(
         out[k] = v
     return out
 
-# %% ../nbs/01_data.ipynb #c6cc144a
+# %% ../nbs/01_data.ipynb #6e951a31
 class Avatars(Dataset):
     "Drawn faces, made anew at each access from `seed` and the index; see `avatars`."
     skipped = {}   # nothing can be broken here; same interface as the other sources
@@ -365,7 +365,7 @@ class Avatars(Dataset):
         self.fingerprint = hashlib.sha256(repr(('avatars', n, size, seed, split)).encode() + look).hexdigest()[:16]
 
     def __len__(self): return self.n
-    def number(self, i): return (self.seed << 32) + i
+    def number(self, i): return (self.seed << 32) + i      # of the face at index i: no other seed has it
 
     def __getitem__(self, i):
         if not -self.n <= i < self.n: raise IndexError(f"avatar {i} of {self.n}")
@@ -376,7 +376,7 @@ class Avatars(Dataset):
         if self.attributes: item['attributes'] = torch.tensor([AVATAR_ATTRIBUTES[name].index(a[name]) for name in AVATAR_ATTRIBUTES])
         return item
 
-# %% ../nbs/01_data.ipynb #7050aee5
+# %% ../nbs/01_data.ipynb #69ef0054
 def avatars(
     n: int = 20_000, # number of faces
     size: int = 64, # pixels a side
@@ -388,7 +388,7 @@ def avatars(
     "A data set of drawn faces, the stand-in for FFHQ (section 4). Raises `ValueError` for an impossible n, size, seed or split."
     return Avatars(n, size, seed, split, captions, attributes)
 
-# %% ../nbs/01_data.ipynb #be246712
+# %% ../nbs/01_data.ipynb #e1a3684d
 _MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485   # Pillow's own limit against decompression bombs
 
 def _rgb(im):
@@ -402,7 +402,7 @@ def _rgb(im):
         return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
     return im.convert('RGB')
 
-# %% ../nbs/01_data.ipynb #95cc2bf4
+# %% ../nbs/01_data.ipynb #ebfb8e4e
 def _square(im, size):
     "Upright, centre square, size × size, RGB."
     im.draft(None, (2*size, 2*size))            # a JPEG can be decoded at a half, a quarter or an eighth, for a fraction of the work
@@ -414,7 +414,7 @@ def _square(im, size):
     if max(w, h) > 4*s: im, box = im.crop([round(v) for v in box]), (0, 0, s, s)     # a long strip: no need to convert all of it
     return _rgb(im).resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
-# %% ../nbs/01_data.ipynb #352f546b
+# %% ../nbs/01_data.ipynb #b0d27012
 def _prepare(source, size, min_size, max_pixels):
     "(picture, None) or (None, why not) for a path or the bytes of a file."
     try:
@@ -428,7 +428,7 @@ def _prepare(source, size, min_size, max_pixels):
     except MemoryError: return None, 'too large for the memory'
     except Exception as e: return None, f'unreadable: {str(e) or type(e).__name__}'   # decoders raise anything at all
 
-# %% ../nbs/01_data.ipynb #cfcad484
+# %% ../nbs/01_data.ipynb #01546d44
 _SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.avif', '.ppm', '.pgm'}
 _SPLIT_FOLDERS = ('train', 'test', 'validation', 'val')
 
@@ -444,7 +444,7 @@ def _split_root(root, split):
     if split == 'train' and 'train' not in found: return root, found
     raise ValueError(f"{root} has no split {split!r}: there is no folder {root/split}" + (f", only {', '.join(found)}." if found else "; without subfolders all images are 'train'."))
 
-# %% ../nbs/01_data.ipynb #c78795c6
+# %% ../nbs/01_data.ipynb #05eebb0f
 def _list_images(folder, split):
     "(root, image paths) of a folder. Raises `FileNotFoundError`, `NotADirectoryError` or `ValueError`."
     root = Path(folder).expanduser()
@@ -455,7 +455,7 @@ def _list_images(folder, split):
     if not paths: raise ValueError(f"There are no images in {top}; files that end in {' '.join(sorted(_SUFFIXES))} are looked for, in subfolders too.")
     return top, paths
 
-# %% ../nbs/01_data.ipynb #eba0f58b
+# %% ../nbs/01_data.ipynb #19ad7f24
 _FORMAT = 'a metadata.jsonl beside the images with lines like {"file_name": "cat.jpg", "text": "a photo of a cat"}'
 
 def _read_texts(root):
@@ -470,7 +470,7 @@ def _read_texts(root):
             except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f"Line {number} of {file} is not as expected: needed is {_FORMAT}.") from e
     return {k: v for k, v in texts.items() if isinstance(v, str) and v.strip()}
 
-# %% ../nbs/01_data.ipynb #045ca419
+# %% ../nbs/01_data.ipynb #a97a4b0f
 class _Folder:
     "Images of a folder as a source."
     def __init__(self, folder, split):
@@ -488,7 +488,7 @@ class _Folder:
         texts = _read_texts(self.root)
         return [texts.get(os.path.normpath(p)) for p in self.paths]
 
-# %% ../nbs/01_data.ipynb #9a4654d1
+# %% ../nbs/01_data.ipynb #98a492a9
 def _image_column(features, title):
     columns = [k for k, f in (features or {}).items() if isinstance(f, datasets.Image)]
     if 'image' in columns: return 'image'
@@ -514,9 +514,9 @@ def _stored(image):
     "What to open for an undecoded datasets.Image: its bytes, or else its path."
     return b'' if image is None else image['bytes'] if image.get('bytes') is not None else image.get('path') or b''
 
-# %% ../nbs/01_data.ipynb #e46210eb
+# %% ../nbs/01_data.ipynb #19618df4
 def _load_from_hub(name, split, streaming):
-    "`datasets.load_dataset`, with one clear sentence when it fails. Raises `ConnectionError` or `FileNotFoundError`."
+    "`datasets.load_dataset`, with one clear sentence when it fails. Raises `ConnectionError`, `FileNotFoundError` or `ValueError`."
     here = f"{name!r} is no folder here"
     unreachable = ConnectionError(f"{here}, and the Hugging Face hub is out of reach to look for a dataset of that name; give the path of a folder with images (or set HF_HUB_OFFLINE=1 to use a dataset that was downloaded before).")
     try: HfApi().dataset_info(name, timeout=10)
@@ -530,7 +530,7 @@ def _load_from_hub(name, split, streaming):
 
 def _looks_like_path(s): return s.startswith(('.', '~', '/', '\\')) or s.count('/') > 1 or '\\' in s or s.endswith('/') or Path(s).expanduser().exists()
 
-# %% ../nbs/01_data.ipynb #d425b75b
+# %% ../nbs/01_data.ipynb #032b5368
 def _source(source, split, streaming):
     "Sort out what the user gave: a `_Folder`, a `_Table`, or an iterable dataset of the hub."
     if isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
@@ -546,7 +546,7 @@ def _source(source, split, streaming):
         return table if streaming else _Table(table, source)
     raise TypeError(f"image_dataset reads a folder, the name of a Hugging Face dataset, or a datasets.Dataset, not {type(source).__name__}.")
 
-# %% ../nbs/01_data.ipynb #79f540fa
+# %% ../nbs/01_data.ipynb #26665d85
 def _tell(skipped, total, title):
     if not skipped: return
     first = '; '.join(f'{n} ({r})' for n, r in list(skipped.items())[:3])
@@ -571,7 +571,7 @@ def _write_cache(folder, source, size, min_size, max_pixels, workers):
         bar.close()
     (folder/'report.json').write_text(json.dumps(dict(total=len(source), kept=kept, skipped=skipped), indent=1))
 
-# %% ../nbs/01_data.ipynb #82565cad
+# %% ../nbs/01_data.ipynb #dc3adb28
 def _cache(cache_dir, fingerprint, write):
     "The folder cache_dir/fingerprint, written by write(folder) unless it is there: whole or not at all. Raises `OSError`."
     home = Path(cache_dir or os.environ.get('CLIPVQD_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'clip_vqdiffusion'/'images').expanduser()
@@ -589,7 +589,7 @@ def _cache(cache_dir, fingerprint, write):
         if half: shutil.rmtree(half, ignore_errors=True)
     return done
 
-# %% ../nbs/01_data.ipynb #1821909e
+# %% ../nbs/01_data.ipynb #bcbd57aa
 def _to_item(pixels, size): return {'image': torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(size, size, 3).copy()).permute(2, 0, 1).float().div(127.5).sub(1)}
 
 class Images(Dataset):
@@ -622,7 +622,7 @@ class Images(Dataset):
         if self.texts is not None: item['text'] = self.texts[row]
         return item
 
-# %% ../nbs/01_data.ipynb #f65ca395
+# %% ../nbs/01_data.ipynb #d07f361e
 class StreamedImages(IterableDataset):
     "The same items prepared on the fly, nothing stored; `.skipped` fills as images are met (in each worker process its own)."
     def __init__(self, source, size, captions, min_size, max_pixels, title, split):
@@ -653,7 +653,7 @@ class StreamedImages(IterableDataset):
         if count and len(self.skipped) == count: raise ValueError(f"None of the {count:,} images in {self.title} can be used; the first: {'; '.join(f'{n} ({r})' for n, r in list(self.skipped.items())[:3])}.")
         if set(self.skipped) != already: _tell(self.skipped, count, self.title)
 
-# %% ../nbs/01_data.ipynb #455716b5
+# %% ../nbs/01_data.ipynb #cc5dc6c4
 def image_dataset(
     source: str|Path|datasets.Dataset, # a folder, the name of a Hugging Face dataset, or a `datasets.Dataset` with images
     size: int = 64, # the shorter side is resized to this, then the centre is cut out; pixels
@@ -665,7 +665,10 @@ def image_dataset(
     max_pixels: int = _MAX_PIXELS, # more than this is skipped; pixels
     workers: int|None = None, # threads that prepare; default one per CPU
 ) -> Images|StreamedImages: # items {'image': float32 (3, size, size) in [-1, 1]}
-    "Images of a folder, of the hub or of a table; broken ones are skipped, counted and named in `.skipped`. Raises `FileNotFoundError`, `ConnectionError`, `ValueError`, `TypeError` or `OSError`."
+    """Images of a folder, of the hub or of a table; broken ones are skipped, counted and named in `.skipped`.
+
+    Raises `FileNotFoundError` for a folder or dataset that is not there, `NotADirectoryError` for a file, `ConnectionError` when the hub is out of reach, `OSError` when the cache cannot be written,
+    `TypeError` for a source of another kind, and `ValueError` for a bad size, an unknown split, missing texts, or when not one image can be used."""
     if not isinstance(size, int) or size < 1: raise ValueError(f"size must be a whole number of pixels of at least 1, got {size!r}.")
     found = _source(source, split, streaming)
     title = getattr(found, 'title', str(source) if isinstance(source, str) else 'the dataset')

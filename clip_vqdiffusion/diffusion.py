@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'MaskAndReplace', 'TimestepSampler']
 
-# %% ../nbs/05_diffusion.ipynb #09a2e7ab
+# %% ../nbs/05_diffusion.ipynb #fdf8fab3
 import math
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import patch
 
-# %% ../nbs/05_diffusion.ipynb #0ec8a1e2
+# %% ../nbs/05_diffusion.ipynb #4d917812
 def _linear(T, first, last): return torch.linspace(first, last, T, dtype=torch.float64)
 
 def _released(T):
@@ -26,7 +26,7 @@ def _replace(T, share=0.1):
 
 SCHEDULES = dict(released=_released, replace=_replace)
 
-# %% ../nbs/05_diffusion.ipynb #26f517f6
+# %% ../nbs/05_diffusion.ipynb #d22513a3
 def _schedule(schedule, T: int) -> tuple[Tensor, Tensor]:
     "alpha_bar and gamma_bar, float64 of shape (T+1,) with (1, 0) at t=0; ValueError when no process has these curves."
     if isinstance(schedule, str):
@@ -49,7 +49,7 @@ def _schedule(schedule, T: int) -> tuple[Tensor, Tensor]:
                          "and before the last step alpha_bar > 0 and gamma_bar < 1.")
     return ab, gb
 
-# %% ../nbs/05_diffusion.ipynb #64abd67a
+# %% ../nbs/05_diffusion.ipynb #33dd5ca7
 class MaskAndReplace(nn.Module):
     """The corruption process of VQ-Diffusion (2111.14822, section 4.1) in closed form, and its exact inverse.
 
@@ -83,12 +83,12 @@ class MaskAndReplace(nn.Module):
 
     def extra_repr(self): return f"T={self.T}, K={self.K}, schedule={self.schedule if isinstance(self.schedule, str) else 'custom'!r}"
 
-# %% ../nbs/05_diffusion.ipynb #aab1f5cd
+# %% ../nbs/05_diffusion.ipynb #24de5fc1
 @patch
 def at(self: MaskAndReplace,
        t # timestep(s) in 0..T: int or int64 (B,)
       ) -> tuple[Tensor, Tensor, Tensor]: # alpha_bar, beta_bar, gamma_bar, each (B, 1), float64
-    "The masses after t steps, shaped to meet (B, N) tokens. Raises ValueError for t outside 0..T."
+    "The masses after t steps, shaped to meet (B, N) tokens. Raises ValueError for t outside 0..T (looked at on the CPU only: on a GPU it would make the host wait)."
     t = torch.as_tensor(t, device=self.alpha_bar.device).reshape(-1, 1)
     if t.is_cpu and ((t < 0) | (t > self.T)).any(): raise ValueError(f"t must lie in 0..{self.T}, not {t.flatten().tolist()}.")
     return self.alpha_bar[t], self.beta_bar[t], self.gamma_bar[t]
@@ -107,14 +107,14 @@ def between(self: MaskAndReplace,
     beta = torch.where((rest > 1e-15) & (bb_t > 0), rest, 0) / self.K
     return alpha, beta, 1 - stay
 
-# %% ../nbs/05_diffusion.ipynb #f1e60592
+# %% ../nbs/05_diffusion.ipynb #bdcc0aea
 def _rand(shape, like: Tensor, generator=None, dtype=torch.float64) -> Tensor:
     "Uniform numbers on like's device; drawn where the generator lives, so that a CPU generator works for a GPU model."
     if like.device.type == 'mps': dtype = torch.float32
     device = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=device, dtype=dtype).to(like.device)
 
-# %% ../nbs/05_diffusion.ipynb #622061a1
+# %% ../nbs/05_diffusion.ipynb #303daba7
 @patch
 def q_xt_x0(self: MaskAndReplace,
             x0: Tensor, # tokens (B, N) int64
@@ -127,7 +127,7 @@ def q_xt_x0(self: MaskAndReplace,
     q[..., self.K:] = gb
     return q
 
-# %% ../nbs/05_diffusion.ipynb #941153ab
+# %% ../nbs/05_diffusion.ipynb #96d9ce34
 @patch
 def q_sample(self: MaskAndReplace,
              x0: Tensor, # tokens (B, N) int64
@@ -140,12 +140,12 @@ def q_sample(self: MaskAndReplace,
     code = ((u - gb) / bb.clamp(min=1e-300)).clamp(0, self.K - 1).long() # which of the K slots of width beta_bar
     return torch.where(u < gb, self.K, torch.where(u < gb + self.K * bb, code, x0))
 
-# %% ../nbs/05_diffusion.ipynb #dbc9fd3a
+# %% ../nbs/05_diffusion.ipynb #102be094
 def _over(x: Tensor, y: Tensor) -> Tensor:
     "x / y, and 0 where y is 0 (the event it is the chance of cannot happen)."
     return torch.where(y > 0, x / torch.where(y > 0, y, 1), 0)
 
-# %% ../nbs/05_diffusion.ipynb #b3dd0629
+# %% ../nbs/05_diffusion.ipynb #a56648b4
 @patch
 def q_posterior(self: MaskAndReplace,
                 xt: Tensor, # tokens (B, N) int64 at t
@@ -172,7 +172,7 @@ def q_posterior(self: MaskAndReplace,
     mask_mass = _over(gb_s, gb_t).to(p.dtype) * masked
     return torch.cat([torch.where(masked, from_mask, from_code), mask_mass], -1)
 
-# %% ../nbs/05_diffusion.ipynb #5d17669a
+# %% ../nbs/05_diffusion.ipynb #7474243f
 @patch
 def p_sample(self: MaskAndReplace,
              xt: Tensor, # tokens (B, N) int64 at t
@@ -201,7 +201,7 @@ def p_sample(self: MaskAndReplace,
     noise = (v * self.K).long().clamp(max=self.K - 1)
     return torch.where(u < stay, xt, torch.where(u < stay + belief, drawn, noise))
 
-# %% ../nbs/05_diffusion.ipynb #ea7cbc29
+# %% ../nbs/05_diffusion.ipynb #ff4df91c
 @patch
 def prior(self: MaskAndReplace,
           B: int, # number of images
@@ -216,7 +216,7 @@ def prior(self: MaskAndReplace,
     u, v = _rand((2, B, N), like, generator)
     return torch.where(u < codes, (v * self.K).long().clamp(max=self.K - 1), xT)
 
-# %% ../nbs/05_diffusion.ipynb #bf23b4d8
+# %% ../nbs/05_diffusion.ipynb #34436fa1
 @patch
 def loss_terms(self: MaskAndReplace,
                logits: Tensor, # the network's logits for x_0 (B, N, K), any float dtype
@@ -259,7 +259,7 @@ def loss_terms(self: MaskAndReplace,
     vb = torch.where(t.reshape(-1, 1) == 1, nll, kl)
     return vb.sum(-1).to(logits.dtype), nll.sum(-1).to(logits.dtype)
 
-# %% ../nbs/05_diffusion.ipynb #5f3504b4
+# %% ../nbs/05_diffusion.ipynb #87c842f1
 class TimestepSampler(nn.Module):
     """Which timesteps to train on: p(t) in proportion to sqrt(E[L_t^2]) (Improved DDPM, 2102.09672; used by 2111.14822).
 
@@ -302,7 +302,7 @@ class TimestepSampler(nn.Module):
         self.history.copy_(torch.where(n > 0, self.decay * self.history + (1 - self.decay) * mean, self.history))
         self.count.add_(n)
 
-# %% ../nbs/05_diffusion.ipynb #ac270ad9
+# %% ../nbs/05_diffusion.ipynb #35f24105
 @patch
 def train_loss(self: MaskAndReplace,
                logits: Tensor, # the network's logits for x_0 (B, N, K)
@@ -318,7 +318,7 @@ def train_loss(self: MaskAndReplace,
     weight = aux_weight * (2 - (t - 1) / self.T)
     return ((vb + weight * aux) / pt).mean() / x0.shape[1], vb, aux
 
-# %% ../nbs/05_diffusion.ipynb #651eaf47
+# %% ../nbs/05_diffusion.ipynb #eaf8276c
 @patch
 def prior_kl(self: MaskAndReplace,
              x0: Tensor # tokens (B, N) int64

@@ -6,7 +6,7 @@
 __all__ = ['write_json', 'write_folder', 'folder_is_whole', 'save_model', 'load_model', 'read_tensors', 'load_strictly',
            'Batches', 'LoopConfig', 'ema_copy', 'Loop']
 
-# %% ../nbs/02_loop.ipynb #555b3469
+# %% ../nbs/02_loop.ipynb #5854a454
 import hashlib, inspect, itertools, json, math, os, shutil, sys, time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
+from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 
 from .show import show_curves
 
-# %% ../nbs/02_loop.ipynb #06fbacc8
+# %% ../nbs/02_loop.ipynb #4c1d0e23
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -36,14 +37,14 @@ def write_json(
     path: str | Path,  # where to
     obj,  # anything json can write
 ):
-    "Write `obj` as JSON to `path`: completely, or not at all."
+    "Write `obj` as JSON to `path`: completely, or not at all. Raises OSError when the place is not writable."
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.tmp')
     tmp.write_text(json.dumps(obj, indent=1, default=str) + '\n')
     _fsync(tmp)
     os.replace(tmp, path)
 
-
+# %% ../nbs/02_loop.ipynb #3ee64cbb
 def write_folder(
     folder: str | Path,  # the folder that shall appear, or be replaced
     write: Callable,  # called with a temporary folder to fill
@@ -76,7 +77,7 @@ def write_folder(
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-
+# %% ../nbs/02_loop.ipynb #e5bf7627
 def folder_is_whole(
     folder: str | Path,  # a folder written by `write_folder`
 ) -> bool:  # every file of the manifest is there, with its hash
@@ -87,7 +88,7 @@ def folder_is_whole(
         return all((folder / f).stat().st_size == m['size'] and _sha256(folder / f) == m['sha256'] for f, m in manifest.items())
     except (OSError, ValueError): return False
 
-# %% ../nbs/02_loop.ipynb #50cb732f
+# %% ../nbs/02_loop.ipynb #2f29852b
 def save_model(
     folder: str | Path,  # where to
     module: nn.Module,  # whose `state_dict` is written
@@ -103,7 +104,7 @@ def save_model(
         save_file({k: put(v) for k, v in module.state_dict().items()}, d / 'model.safetensors')
     write_folder(folder, write)
 
-
+# %% ../nbs/02_loop.ipynb #03705b4c
 def load_model(
     folder: str | Path,  # written by `save_model`
     cls: type,  # the module's class, called with its configuration
@@ -114,17 +115,17 @@ def load_model(
     Raises FileNotFoundError when a file is missing, ValueError when it is not safetensors or does not fit the configuration."""
     folder = Path(folder)
     cfg_file, file = folder / 'config.json', folder / 'model.safetensors'
-    if not cfg_file.is_file(): raise FileNotFoundError(f"{folder} holds no model: there is no config.json in it")
+    if not cfg_file.is_file(): raise FileNotFoundError(f"{folder} holds no model: there is no config.json in it; give the folder of a saved model")
     if not file.is_file(): raise FileNotFoundError(f"{folder} has a config.json but no model.safetensors" + _pickles(folder))
     raw = json.loads(cfg_file.read_text())
     known = {f.name for f in fields(config_cls)}
-    if set(raw) - known: raise ValueError(f"{cfg_file} has settings this version does not know: {', '.join(sorted(set(raw) - known))}")
+    if set(raw) - known: raise ValueError(f"{cfg_file} has settings this version does not know: {', '.join(sorted(set(raw) - known))}; update clip_vqdiffusion, or check that this is the right folder")
     config = config_cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
     module = cls(config)
     load_strictly(module, read_tensors(file), file)
     return module.eval()
 
-
+# %% ../nbs/02_loop.ipynb #58ffbe29
 def read_tensors(
     file: str | Path,  # a .safetensors file
 ) -> dict:  # name -> tensor on the CPU
@@ -134,7 +135,7 @@ def read_tensors(
         kind = 'a pickle (torch.save) file' if open(file, 'rb').read(2) in (b'PK', b'\x80\x02') else 'damaged or of another format'
         raise ValueError(f"{file} is not a safetensors file but {kind}; save it with safetensors, nothing was loaded") from e
 
-
+# %% ../nbs/02_loop.ipynb #0fc1706a
 def load_strictly(
     module: nn.Module,  # to fill
     tensors: dict,  # name -> tensor
@@ -144,10 +145,10 @@ def load_strictly(
     want = module.state_dict()
     missing, extra = sorted(set(want) - set(tensors)), sorted(set(tensors) - set(want))
     if missing or extra:
-        raise ValueError(f"{where} does not fit {type(module).__name__}: {len(missing)} tensors missing ({', '.join(missing[:3])}), {len(extra)} not known ({', '.join(extra[:3])})")
+        raise ValueError(f"{where} does not fit {type(module).__name__}: {len(missing)} tensors missing ({', '.join(missing[:3])}), {len(extra)} not known ({', '.join(extra[:3])}); give the tensors of the same kind of model")
     for k, v in want.items():
         if v.shape != tensors[k].shape:
-            raise ValueError(f"{where} is of another size: {k} is {tuple(tensors[k].shape)} there, {tuple(v.shape)} by its configuration")
+            raise ValueError(f"{where} is of another size: {k} is {tuple(tensors[k].shape)} there, {tuple(v.shape)} by its configuration; config.json and tensors must come from one model")
     module.load_state_dict({k: tensors[k].to(v.dtype) for k, v in want.items()})
 
 
@@ -155,9 +156,9 @@ def _pickles(folder):
     found = [p.name for p in Path(folder).glob('*') if p.suffix in ('.pt', '.pth', '.bin', '.ckpt', '.pkl')]
     return f"; {found[0]} is a pickle, which is not loaded: convert it to safetensors" if found else ''
 
-# %% ../nbs/02_loop.ipynb #a82ffde0
+# %% ../nbs/02_loop.ipynb #a268da74
 class Batches(Sampler):
-    "An endless, seeded stream of index batches: shuffled every round, and able to start at any batch without reading those before."
+    "An endless, seeded stream of index batches: shuffled every round, and able to start at any batch without reading those before. Raises ValueError when there are no images."
     def __init__(self,
         n: int,  # number of images
         batch_size: int,  # indices per batch
@@ -183,10 +184,10 @@ class Batches(Sampler):
 def _shuffle(n, seed, r):
     return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + r)).tolist()
 
-# %% ../nbs/02_loop.ipynb #288e613c
+# %% ../nbs/02_loop.ipynb #3680b706
 @dataclass
 class LoopConfig:
-    "How to train, whatever is trained. Everything is counted in optimiser steps."
+    "How to train, whatever is trained. Everything is counted in optimiser steps. Raises ValueError for values no run can have."
     steps: int = 1000  # optimiser steps in all
     batch_size: int = 64  # images per process and micro-batch
     lr: float = 1e-3  # peak learning rate of AdamW
@@ -196,7 +197,7 @@ class LoopConfig:
     schedule: str = 'cosine'  # after it: 'cosine', 'linear' or 'constant'
     min_lr: float = 0.02  # what the schedule ends at, as a fraction of `lr`
     clip_norm: float = 1.0  # gradient norm is clipped to this; 0 = off
-    ema: float = 0.999  # decay of the averaged copy of the weights; 0 = off
+    ema: float = 0.999  # decay of the averaged copy of the weights, at each averaging; 0 = off
     ema_every: int = 1  # average every so many steps
     accumulate: int = 1  # micro-batches per optimiser step
     mixed_precision: str = 'no'  # 'no', 'bf16' or 'fp16', as accelerate names them
@@ -208,8 +209,10 @@ class LoopConfig:
     max_minutes: float = 0  # stop early after so long, resumable; 0 = never. The schedule does not change
     progress: bool = True  # show a progress bar
 
-    def lr_at(self, step: int) -> float:
-        "Learning rate of step `step` (0-based)."
+    def lr_at(self,
+        step: int,  # 0-based
+    ) -> float:  # its learning rate
+        "The learning rate of a step."
         if step < self.warmup: return self.lr * (step + 1) / self.warmup
         if self.schedule == 'constant': return self.lr
         x = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
@@ -217,8 +220,8 @@ class LoopConfig:
         return self.lr * (self.min_lr + (1 - self.min_lr) * down)
 
     def __post_init__(self):
-        if self.steps < 1: raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        for k in ('steps', 'batch_size', 'accumulate', 'ema_every', 'log_every', 'save_every'):
+            if getattr(self, k) < 1: raise ValueError(f"{k} must be at least 1, got {getattr(self, k)}")
         if not (self.lr > 0 and math.isfinite(self.lr)): raise ValueError(f"lr must be a positive number, got {self.lr}")
         if self.schedule not in ('cosine', 'linear', 'constant'): raise ValueError(f"schedule must be cosine, linear or constant, got {self.schedule!r}")
         if self.mixed_precision not in ('no', 'bf16', 'fp16'): raise ValueError(f"mixed_precision must be no, bf16 or fp16, got {self.mixed_precision!r}")
@@ -226,7 +229,7 @@ class LoopConfig:
 # These may change between two starts of the same run; everything else must stay.
 _VOLATILE = {'workers', 'log_every', 'save_every', 'preview_every', 'max_minutes', 'progress'}
 
-# %% ../nbs/02_loop.ipynb #d7ac9f12
+# %% ../nbs/02_loop.ipynb #2aa245ff
 def _ema_fn(decay):
     @torch.no_grad()
     def fn(averaged, current, n):
@@ -242,7 +245,7 @@ def ema_copy(
     "An averaged copy of `module`; buffers are copied, parameters averaged."
     return AveragedModel(module, multi_avg_fn=_ema_fn(decay), use_buffers=False)
 
-# %% ../nbs/02_loop.ipynb #3454d019
+# %% ../nbs/02_loop.ipynb #2eca3c17
 class Loop:
     """Train `models` on `data` by `step`, in the folder `out`.
 
@@ -252,7 +255,7 @@ class Loop:
         out: str | Path,  # the run's folder
         cfg: LoopConfig,  # how to train
         models: dict,  # name -> module, one optimiser each
-        data,  # a torch Dataset, or an IterableDataset
+        data,  # a torch Dataset (shuffled here), or an IterableDataset (read in its own order)
         step: Callable,  # step(loop, batch) -> (loss, logs), or a generator
         preview: Callable | None = None,  # preview(loop) -> PIL image, saved now and then
         measure: Callable | None = None,  # measure(loop) -> dict of numbers (on held-out data, say), logged as often
@@ -292,9 +295,7 @@ def _groups(module, wd):
     ps = [p for p in module.parameters() if p.requires_grad]
     return [dict(params=[p for p in ps if p.ndim > 1], weight_decay=wd), dict(params=[p for p in ps if p.ndim <= 1], weight_decay=0.0)]
 
-# %% ../nbs/02_loop.ipynb #3978e58e
-from fastcore.basics import patch
-
+# %% ../nbs/02_loop.ipynb #4f19f68d
 @patch
 def _micro(self: Loop, batch, sync: bool):
     "Run `step` on one micro-batch and differentiate what it yields."
@@ -318,7 +319,7 @@ def _micro(self: Loop, batch, sync: bool):
             n += 1
             backward(name, loss)
 
-
+# %% ../nbs/02_loop.ipynb #a949d5b9
 @patch
 def one_step(self: Loop, batches) -> dict:  # logs, averaged over micro-batches
     "One optimiser step of all models."
@@ -341,7 +342,7 @@ def one_step(self: Loop, batches) -> dict:  # logs, averaged over micro-batches
     self.step += 1
     return logs
 
-# %% ../nbs/02_loop.ipynb #13255494
+# %% ../nbs/02_loop.ipynb #55d44156
 @patch
 def save(self: Loop):
     "Write a checkpoint, then remove all but the two newest. Raises OSError and keeps the older ones when that fails."
@@ -361,7 +362,7 @@ def save(self: Loop):
     for old in self._checkpoints()[:-2]: shutil.rmtree(old)
     self._write_log()
 
-
+# %% ../nbs/02_loop.ipynb #f09a340c
 @patch
 def _checkpoints(self: Loop):
     return sorted((self.out / 'checkpoints').glob('step_*'))
@@ -390,7 +391,7 @@ def _resume(self: Loop):
         lines = [json.loads(l) for l in log.read_text().splitlines() if l.endswith('}')]
         self.log = [l for l in lines if l['step'] <= self.step]
 
-
+# %% ../nbs/02_loop.ipynb #5f145033
 @patch
 def _load_optim(self: Loop, folder):
     for k, opt in self.optim.items():
@@ -408,15 +409,22 @@ def _short(x):
     s = str(x)
     return s if len(s) < 60 else s[:57] + '...'
 
-# %% ../nbs/02_loop.ipynb #19c9b462
+# %% ../nbs/02_loop.ipynb #23d77caa
+def _endless(stream, batch_size):
+    "Pass after pass over a stream."
+    while True:
+        empty = True
+        for batch in stream: empty = False; yield batch
+        if empty: raise ValueError(f"the stream of images ended before one batch of {batch_size} was full; choose a smaller batch_size or give more images")
+
+
 @patch
 def _batches(self: Loop):
     c = self.cfg
     start = self.step * c.accumulate
     if isinstance(self.data, IterableDataset):
         stream = DataLoader(self.data, batch_size=c.batch_size, num_workers=min(c.workers, 1), drop_last=True)
-        endless = itertools.chain.from_iterable(iter(stream) for _ in itertools.count())
-        yield from itertools.islice(endless, start * self.world + self.rank, None, self.world)
+        yield from itertools.islice(_endless(stream, c.batch_size), start * self.world + self.rank, None, self.world)
     sampler = Batches(len(self.data), c.batch_size, c.seed, start, self.rank, self.world)
     yield from DataLoader(self.data, batch_sampler=sampler, num_workers=c.workers, pin_memory=self.device.type == 'cuda')
 
@@ -428,7 +436,7 @@ def _write_log(self: Loop):
     tmp.write_text(''.join(json.dumps(l) + '\n' for l in self.log))
     os.replace(tmp, self.out / 'log.jsonl')
 
-
+# %% ../nbs/02_loop.ipynb #fcd0f302
 @patch
 def _quietly(self: Loop, f):
     "Call f(self) in eval mode, without gradients."
@@ -445,10 +453,10 @@ def _show(self: Loop):
             im.save(self.out / 'previews' / f'step_{self.step:08d}.png')
     if len(self.log) > 1: show_curves(self.log, path=self.out / 'curves.png')
 
-
+# %% ../nbs/02_loop.ipynb #8d499953
 @patch
 def run(self: Loop) -> bool:  # True when all steps are done, False when `max_minutes` ended it early
-    "Train to the last step, from wherever the folder stands."
+    "Train to the last step, from wherever the folder stands. Raises FloatingPointError when the loss is no longer finite, OSError when the folder cannot be written, ValueError when a stream is shorter than a batch."
     c = self.cfg
     try: self.out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {self.out} ({e.strerror}); choose another folder") from e

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Drawn', 'CLIPVQDiffusion', 'bundled_models', 'Recipe', 'recipe', 'split_off', 'train_pipeline']
 
-# %% ../nbs/11_pipeline.ipynb #e8d5eac3
-import json, os, shutil, sys, time
+# %% ../nbs/11_pipeline.ipynb #ce14ea88
+import json, shutil, time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from fastcore.basics import patch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from PIL import Image
 from torch.utils.data import Dataset
 
 from .clip import CLIP, embed_images, embed_texts, load_clip, save_clip
-from .data import _rgb, _square
+from .data import _square
 from .denoiser import Denoiser, DenoiserConfig
 from .loop import LoopConfig, write_json
 from .sampling import sample
@@ -29,7 +28,7 @@ from .show import to_pil, to_tensor
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, tokenizer_report, train_tokenizer
 from .training import DenoiserTraining, bits_per_token, denoiser_loop, finetune_guidance, train_denoiser
 
-# %% ../nbs/11_pipeline.ipynb #3143e17e
+# %% ../nbs/11_pipeline.ipynb #b4b0421a
 @dataclass
 class Drawn:
     "What a pipeline returns."
@@ -70,7 +69,7 @@ class CLIPVQDiffusion(ModelHubMixin):
 
 def _x(grid): return 'x'.join(map(str, grid))
 
-# %% ../nbs/11_pipeline.ipynb #c4806375
+# %% ../nbs/11_pipeline.ipynb #e0cebf6a
 @patch
 @torch.inference_mode()
 def __call__(self: CLIPVQDiffusion,
@@ -87,13 +86,14 @@ def __call__(self: CLIPVQDiffusion,
 ) -> Drawn:
     """Draw pictures of texts.
 
-    Raises TypeError or ValueError for a prompt that is no text or empty, and for numbers out of range; a prompt longer than CLIP's context is cut with a warning that says what is lost."""
+    Raises TypeError or ValueError for a prompt that is no text or empty (or embeddings that are not finite), and for numbers out of range; a prompt longer than CLIP's context is cut with a warning that says what is lost."""
     n = num_images_per_prompt
     if not isinstance(n, int) or n < 1: raise ValueError(f"num_images_per_prompt must be a whole number from 1 on, got {n!r}")
     if not isinstance(rerank, int) or rerank < 0 or 0 < rerank < n: raise ValueError(f"rerank is the number of candidates per prompt: it must be 0 or at least num_images_per_prompt ({n}), got {rerank!r}")
     if isinstance(prompt, torch.Tensor):
         D = self.denoiser.cfg.clip_dim
-        if prompt.ndim != 2 or prompt.shape[1] != D: raise ValueError(f"embeddings must have the shape (B, {D}) of this model's CLIP, got {tuple(prompt.shape)}")
+        if prompt.ndim != 2 or prompt.shape[1] != D or not len(prompt): raise ValueError(f"embeddings must have the shape (B, {D}) of this model's CLIP, got {tuple(prompt.shape)}")
+        if not torch.isfinite(prompt).all(): raise ValueError("embeddings must be finite numbers, these hold NaN or infinity: look at where they were made")
         c, prompts = F.normalize(prompt.to(self.device).float(), dim=-1), [None] * len(prompt)
     else:
         prompts = [prompt] if isinstance(prompt, str) else prompt
@@ -113,14 +113,14 @@ def __call__(self: CLIPVQDiffusion,
         images, tokens, scores = images[keep], tokens[keep], best.values.flatten().tolist()
     return Drawn([to_pil(im) for im in images.cpu()], [p for p in prompts for _ in range(n)], scores[:len(images)], tokens.cpu())
 
-
+# %% ../nbs/11_pipeline.ipynb #c3e3caa6
 @patch
 @torch.inference_mode()
 def decode(self: CLIPVQDiffusion,
     tokens: torch.Tensor,  # (B, N) int64
     batch_size: int = 64,
 ) -> torch.Tensor:  # (B, 3, H, W) in [-1, 1]
-    "Tokens to pictures."
+    "Tokens to pictures. Raises ValueError for tokens that are none of this model's (see `Tokenizer.decode`)."
     return torch.cat([self.tokenizer.decode(tokens[i:i + batch_size]) for i in range(0, len(tokens), batch_size)])
 
 
@@ -129,12 +129,13 @@ def decode(self: CLIPVQDiffusion,
 def reconstruct(self: CLIPVQDiffusion,
     images: list,  # PIL images of any size
 ) -> list:  # PIL images: each after it was turned into tokens and back
-    "What the tokenizer keeps of a picture: the best that any drawing of this model could look like."
-    s = self.tokenizer.cfg.image_size
-    x = torch.stack([to_tensor(_square(_rgb(im), s)) for im in images])
-    return [to_pil(y) for y in self.decode(self.tokenizer.encode(x)).cpu()]
+    "What the tokenizer keeps of a picture: the best that any drawing of this model could look like. Raises ValueError when there are no pictures."
+    if not images: raise ValueError("there are no pictures to reconstruct: give at least one")
+    x = [to_tensor(_square(im.copy(), self.tokenizer.cfg.image_size)) for im in images]  # the copy, because `_square` may shrink a JPEG in place
+    tokens = torch.cat([self.tokenizer.encode(torch.stack(x[i:i + 64])) for i in range(0, len(x), 64)])
+    return [to_pil(y) for y in self.decode(tokens).cpu()]
 
-# %% ../nbs/11_pipeline.ipynb #32b74db2
+# %% ../nbs/11_pipeline.ipynb #fe73c5c5
 def _bundled(): return Path(str(files('clip_vqdiffusion'))) / 'models'
 
 
@@ -143,7 +144,7 @@ def bundled_models() -> list:  # names
     root = _bundled()
     return sorted(p.parent.relative_to(root).as_posix() for p in root.rglob('pipeline.json')) if root.is_dir() else []
 
-
+# %% ../nbs/11_pipeline.ipynb #efb5e6f1
 @patch
 def save_pretrained(self: CLIPVQDiffusion,
     save_directory: str | Path,  # a folder; made if missing
@@ -186,7 +187,7 @@ pipe("a prompt").images[0]
 ```
 """
 
-
+# %% ../nbs/11_pipeline.ipynb #0b78efec
 @patch(cls_method=True)
 def from_pretrained(cls: CLIPVQDiffusion,
     name: str | Path,  # a folder, the name of a bundled model, or a hub id 'owner/name'
@@ -201,35 +202,37 @@ def from_pretrained(cls: CLIPVQDiffusion,
     info = folder / 'pipeline.json'
     if not info.is_file():
         raise FileNotFoundError(f"{folder} holds no model: there is no pipeline.json in it" + (' (is its training finished?)' if (folder / 'training').is_dir() else ''))
-    cfg = json.loads(info.read_text())
+    try: cfg = json.loads(info.read_text())
+    except ValueError as e: raise ValueError(f"{info} is damaged ({e}); fetch the model again, or run its training command once more") from e
+    if not isinstance(cfg, dict) or cfg.get('kind') != 'clip_vqdiffusion': raise ValueError(f"{info} does not describe a clip_vqdiffusion model; give the folder of one")
     if cfg.get('format') != 1: raise ValueError(f"{info} is of format {cfg.get('format')!r}, this version reads format 1: update clip_vqdiffusion")
     if not isinstance(clip, CLIP): clip = load_clip(clip or (str(folder / cfg['clip']['folder']) if 'folder' in cfg['clip'] else cfg['clip']['name']))
     return cls(clip, Tokenizer.load(folder / 'tokenizer'), Denoiser.load(folder / 'denoiser'), cfg['defaults']).to(device)
 
 
 def _find(name, hub):
+    if name in bundled_models() and not (Path(name) / 'pipeline.json').is_file(): return _bundled() / name  # a folder of that name with something else in it does not hide the model
     if Path(name).is_dir(): return Path(name)
-    if name in bundled_models(): return _bundled() / name
     names = ', '.join(bundled_models()) or 'none'
     if name.count('/') != 1 or name.startswith(('.', '/', '~')): raise FileNotFoundError(f"there is no folder {name!r}, and no bundled model of that name (bundled: {names})")
     try: return Path(snapshot_download(name, **hub))
     except Exception as e: raise ConnectionError(f"there is no folder {name!r} here, and it cannot be fetched from the Hugging Face hub ({type(e).__name__}); check the name or the network, or use a bundled model ({names})") from e
 
-# %% ../nbs/11_pipeline.ipynb #d2ce051c
+# %% ../nbs/11_pipeline.ipynb #ad17b03e
 @dataclass
 class Recipe:
     "All settings of a whole training."
     tokenizer: TokenizerConfig
     tokenizer_training: TokenizerTraining
     tokenizer_loop: LoopConfig
-    denoiser: dict  # fields of DenoiserConfig that differ from its preset of the same name
+    denoiser: dict  # fields of DenoiserConfig that differ from its preset `tiny`; grid, K and clip_dim follow the tokenizer and the CLIP
     denoiser_training: DenoiserTraining
     denoiser_loop: LoopConfig
     guidance_loop: LoopConfig | None = None  # None: the null embedding is learned along the way
     sample_tokens: bool = False  # training tokens are drawn from the tokenizer's logits, as in the release
     defaults: dict = field(default_factory=dict)  # for sampling
 
-
+# %% ../nbs/11_pipeline.ipynb #4079f2a6
 def recipe(
     preset: str = 'tiny',  # 'tiny': about half an hour a stage on two CPU cores; 'ffhq', 'coco': the paper's
 ) -> Recipe:
@@ -242,7 +245,8 @@ def recipe(
     tok = tokenizer_loop(steps=385_300 if ffhq else 218_750, batch_size=18, lr=4.5e-6 * 18, betas=(0.5, 0.9), warmup=0, schedule='constant', ema=0, clip_norm=0, save_every=5000, log_every=100)
     base = denoiser_loop(steps=500_000, batch_size=16, lr=4.5e-4 if ffhq else 1.5e-5, warmup=2000 if ffhq else 30_000, schedule='constant', ema=0.99, ema_every=25, clip_norm=0.5, save_every=5000, log_every=100)
     losses = TokenizerTraining(l1=1.0, l2=0.0, perceptual_weight=1.0, perceptual_fraction=1.0, adversarial=0.8, disc_start=0.5, disc_channels=64, warm=0, reseed_every=0, kl='position', kl_weight=5e-5, temperature=(0.9, 0.01), flip=False)
-    return Recipe(TokenizerConfig.preset(preset), losses, tok, {}, DenoiserTraining(alpha=0.5 if ffhq else 0.25, null_drop=0.0), base,
+    sizes = {k: v for k, v in asdict(DenoiserConfig.preset(preset)).items() if k not in ('grid', 'K', 'clip_dim')}
+    return Recipe(TokenizerConfig.preset(preset), losses, tok, sizes, DenoiserTraining(alpha=0.5 if ffhq else 0.25, null_drop=0.0), base,
                   replace(base, steps=100_000, batch_size=8, lr=4e-6, warmup=30_000), sample_tokens=True,
                   defaults=dict(num_inference_steps=100, guidance_scale=1.15 if ffhq else 3.0, truncation=0.85 if ffhq else 0.9))
 
@@ -258,14 +262,14 @@ def split_off(
     images: Dataset,
     n: int = 256,  # at most so many, and at most a tenth
 ) -> tuple:  # training images, held-out images
-    "Hold out every k-th image."
+    "Hold out every k-th image. Of fewer than ten none can be spared: then all of them are both."
     n = min(n, len(images) // 10)
     if n < 1: return images, images
     k = len(images) // n
     held = set(range(0, n * k, k))
     return _Part(images, [i for i in range(len(images)) if i not in held], f'train{k}'), _Part(images, sorted(held), f'held{k}')
 
-# %% ../nbs/11_pipeline.ipynb #d7b5c39d
+# %% ../nbs/11_pipeline.ipynb #5281c35d
 def train_pipeline(
     images: Dataset,  # items {'image'}, from `image_dataset` or `avatars`
     out: str | Path,  # the model's folder; training state in `out/training`
@@ -297,7 +301,7 @@ def train_pipeline(
 
     args = dict(sample=r.sample_tokens, cache_dir=cache_dir, progress=progress)
     with state.main_process_first(): encoded, held = encode_dataset(images, tok, clip, flip=flip and not max_minutes, **args), encode_dataset(held_out, tok, clip, **args)
-    cfg = DenoiserConfig.preset('tiny' if not r.guidance_loop else 'ffhq', **{**dict(grid=tok.grid, K=tok.K, clip_dim=clip.dim), **r.denoiser})
+    cfg = DenoiserConfig.preset('tiny', **{**dict(grid=tok.grid, K=tok.K, clip_dim=clip.dim), **r.denoiser})
     if state.is_main_process:
         for stage in ('denoiser', 'guidance'): _set_aside(out / 'training' / stage, encoded.fingerprint, say)
     state.wait_for_everyone()
@@ -316,10 +320,10 @@ def train_pipeline(
 
 
 def _set_aside(folder, fingerprint, say):
-    "A denoiser's training state belongs to one tokenizer; after another one was trained it is moved out of the way."
+    "A denoiser's training state belongs to one set of tokens; after another tokenizer was trained, or with other images, it is moved out of the way."
     states = sorted(folder.glob('checkpoints/step_*/state.json'))
     if not states or json.loads(states[-1].read_text())['settings'].get('data') == fingerprint: return
     old = folder.with_name(f'{folder.name}-before-{fingerprint[:6]}')
     shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
-    say(f"the tokenizer has changed: the {folder.name} starts afresh, its old state is kept in {old}")
+    say(f"the tokens have changed (another tokenizer or other images): the {folder.name} starts afresh, its old state is kept in {old}")

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['modality_gap', 'pseudo_text', 'alpha_for_cosine', 'widen_gap']
 
-# %% ../nbs/07_pseudo_text.ipynb #90dc8010
+# %% ../nbs/07_pseudo_text.ipynb #be08bf4c
 import math
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/07_pseudo_text.ipynb #6e3eb82c
+# %% ../nbs/07_pseudo_text.ipynb #9e03b32d
 def modality_gap(
     u: torch.Tensor,   # (n,D) image embeddings, unit norm
     v: torch.Tensor,   # (n,D) embeddings of their texts, unit norm
@@ -22,7 +22,7 @@ def modality_gap(
     return dict(own_pair=(u*v).sum(-1).mean().item(), other_pair=mean(u, v), image_image=mean(u, u), text_text=mean(v, v),
                 distance=(u.mean(0) - v.mean(0)).norm().item())
 
-# %% ../nbs/07_pseudo_text.ipynb #50c62105
+# %% ../nbs/07_pseudo_text.ipynb #8fe295ce
 def pseudo_text(
     c: torch.Tensor,                      # (B,D) image embeddings, unit norm
     alpha: float = 0.5,                   # length of the noise; 0 = none
@@ -34,7 +34,7 @@ def pseudo_text(
     n = torch.randn(c.shape, generator=generator, device=device, dtype=torch.float32).to(c)
     return F.normalize(c + alpha*F.normalize(n, dim=-1), dim=-1)
 
-# %% ../nbs/07_pseudo_text.ipynb #bcc594ec
+# %% ../nbs/07_pseudo_text.ipynb #b0f50bef
 def alpha_for_cosine(
     cos: float,   # wanted mean cosine between an image embedding and its pseudo text, in (0, 1]
 ) -> float:       # alpha
@@ -42,7 +42,7 @@ def alpha_for_cosine(
     if not 0 < cos <= 1: raise ValueError(f'the cosine must be in (0, 1], not {cos}.')
     return math.sqrt(1/cos**2 - 1)
 
-# %% ../nbs/07_pseudo_text.ipynb #e9915cfb
+# %% ../nbs/07_pseudo_text.ipynb #fa7fc242
 def widen_gap(
     u: torch.Tensor,                      # (n,D) image embeddings, unit norm
     v: torch.Tensor,                      # (n,D) embeddings of their texts, unit norm

@@ -6,7 +6,7 @@
 __all__ = ['to_tensor', 'to_pil', 'image_grid', 'show_images', 'token_colors', 'show_tokens', 'show_curves', 'show_schedule',
            'recorded', 'recorded_picture']
 
-# %% ../nbs/00_show.ipynb #063abe53
+# %% ../nbs/00_show.ipynb #48704c1b
 import colorsys, json, math, numbers, os, platform, re, tempfile, textwrap, threading, time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-# %% ../nbs/00_show.ipynb #582885dd
+# %% ../nbs/00_show.ipynb #03f625d7
 def to_tensor(
     pil: Image.Image, # picture of any mode; converted to RGB
 ) -> torch.Tensor: # (3, H, W) float32 in [-1, 1]
@@ -28,7 +28,7 @@ def to_tensor(
     v = torch.from_numpy(np.array(pil.convert('RGB')))          # (H, W, 3) uint8
     return v.permute(2, 0, 1).float().div(127.5).sub(1)
 
-# %% ../nbs/00_show.ipynb #a4c84106
+# %% ../nbs/00_show.ipynb #e58b3e14
 def to_pil(
     image: torch.Tensor, # (3, H, W) float; values outside [-1, 1] are clipped
 ) -> Image.Image: # RGB picture, H × W
@@ -40,7 +40,7 @@ def to_pil(
     v = x.clamp(-1, 1).add(1).mul(127.5).round().byte()
     return Image.fromarray(v.permute(1, 2, 0).contiguous().numpy())
 
-# %% ../nbs/00_show.ipynb #7927b57b
+# %% ../nbs/00_show.ipynb #dd33f43d
 def _pictures(
     images, # (B, 3, H, W) tensor, one (3, H, W) tensor, one PIL image, or a sequence of tensors and PIL images
 ) -> list[Image.Image]: # RGB pictures
@@ -50,7 +50,7 @@ def _pictures(
     if not out: raise ValueError("There are no images to show: the sequence is empty.")
     return out
 
-# %% ../nbs/00_show.ipynb #2d5384d9
+# %% ../nbs/00_show.ipynb #1b009c11
 def image_grid(
     images, # (B, 3, H, W) tensor in [-1, 1], or a sequence of (3, H, W) tensors and PIL images, all of one size
     cols: int|None = None, # images in a row; default: all up to 8
@@ -69,7 +69,7 @@ def image_grid(
         sheet.paste(p.resize((w, h), Image.Resampling.NEAREST), ((i % cols)*(w+pad), (i // cols)*(h+pad)))
     return sheet
 
-# %% ../nbs/00_show.ipynb #521e3f49
+# %% ../nbs/00_show.ipynb #71c34c61
 _drawing = threading.Lock()  # Matplotlib's text layout shares caches between figures
 
 def _write_bytes(
@@ -89,7 +89,7 @@ def _write_bytes(
         raise
     return path
 
-# %% ../nbs/00_show.ipynb #fbf57fe8
+# %% ../nbs/00_show.ipynb #fb2ee05b
 def _show(
     fig: Figure, # a finished figure
     path: str|Path|None = None, # PNG file to write; None: display in the notebook
@@ -102,7 +102,7 @@ def _show(
         from IPython.display import Image as Png, display
         display(Png(buffer.getvalue()))
 
-# %% ../nbs/00_show.ipynb #1888f900
+# %% ../nbs/00_show.ipynb #3226b248
 def _panels(
     n: int, # panels wanted
     cols: int, # panels in a row
@@ -118,7 +118,7 @@ def _panels(
     if title: fig.suptitle(title, fontsize=9)
     return fig, list(axes[:n])
 
-# %% ../nbs/00_show.ipynb #fd6d07a1
+# %% ../nbs/00_show.ipynb #254acfc9
 def show_images(
     images, # (B, 3, H, W) tensor in [-1, 1], or a sequence of (3, H, W) tensors and PIL images
     titles: Sequence|None = None, # one per image; long ones are wrapped
@@ -142,7 +142,7 @@ def show_images(
         ax.set_axis_off()
     _show(fig, path)
 
-# %% ../nbs/00_show.ipynb #e4bbb184
+# %% ../nbs/00_show.ipynb #b513e258
 _STEPS = 0.5497004779019703, 0.6710436067037893, 0.8191725133961645  # 1/g³, 1/g², 1/g with g⁴ = g + 1: spreads points evenly in a cube
 
 def token_colors(
@@ -159,7 +159,7 @@ def token_colors(
     if K is not None: table[K] = 0
     return table[tokens.long()]
 
-# %% ../nbs/00_show.ipynb #b70e6fdf
+# %% ../nbs/00_show.ipynb #7c1f92fe
 def show_tokens(
     tokens: torch.Tensor, # (B, N) or (N,) int64 in 0..K
     grid: tuple[int, int]|None = None, # (h, w) with h·w = N; None: a square grid
@@ -180,7 +180,7 @@ def show_tokens(
     rgb = token_colors(tokens, K).reshape(-1, h, w, 3).numpy()
     show_images([Image.fromarray(g).resize((w*8, h*8), Image.Resampling.NEAREST) for g in rgb], titles, cols, size, title, path)
 
-# %% ../nbs/00_show.ipynb #ac7ad6de
+# %% ../nbs/00_show.ipynb #ae714305
 _NOT_CURVES = 'step', 'lr', 'seconds'
 
 def _read_log(
@@ -196,14 +196,14 @@ def _read_log(
             if i < len(lines) - 1: raise ValueError(f"Line {i+1} of {log} is not JSON: {e}.") from e
     return rows
 
-# %% ../nbs/00_show.ipynb #5244c1d1
+# %% ../nbs/00_show.ipynb #d96717b1
 def _is_number(
     v, # any value of a log row
 ) -> bool: # whether it can be drawn
     "Numbers, but not booleans."
     return isinstance(v, numbers.Real) and not isinstance(v, bool)
 
-# %% ../nbs/00_show.ipynb #781bbd3e
+# %% ../nbs/00_show.ipynb #5bf5b3f4
 def show_curves(
     log: Sequence[Mapping]|str|Path, # rows with a "step", or a log.jsonl of them
     keys: Sequence[str]|None = None, # which to draw; None: every numeric key but step, lr and seconds
@@ -225,7 +225,7 @@ def show_curves(
         ax.grid(alpha=0.3)
     _show(fig, path)
 
-# %% ../nbs/00_show.ipynb #73bdda05
+# %% ../nbs/00_show.ipynb #23c858c5
 def show_schedule(
     schedule: Mapping[str, Sequence|torch.Tensor], # name -> (n,) values at t = 0..n-1
     title: str|None = None, # above the panel
@@ -245,7 +245,7 @@ def show_schedule(
     if title: ax.set_title(title, fontsize=9)
     _show(fig, path)
 
-# %% ../nbs/00_show.ipynb #f3f7b388
+# %% ../nbs/00_show.ipynb #12e22f86
 def _results_folder(
     start: str|Path|None = None, # where to begin; None: the working directory
 ) -> Path: # folder of the records
@@ -255,7 +255,7 @@ def _results_folder(
         if (folder/'settings.ini').is_file(): return folder/'nbs'/'results'
     return start/'results'
 
-# %% ../nbs/00_show.ipynb #aa6514f7
+# %% ../nbs/00_show.ipynb #cdd17366
 def _machine() -> str: # such as "2 CPU cores (x86_64)"
     "The hardware in a few words: CPU cores this process may use, model where Linux tells it, and the GPU if there is one."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
@@ -264,7 +264,7 @@ def _machine() -> str: # such as "2 CPU cores (x86_64)"
     text = f"{cores} CPU cores ({model[1].strip() if model else platform.machine()})"
     return f"{text}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else text
 
-# %% ../nbs/00_show.ipynb #23dd0e7d
+# %% ../nbs/00_show.ipynb #e46cec11
 def recorded(
     name: str, # of the record; letters, digits, "_", "-", "."
     fn: Callable[[], object], # the slow work; returns what JSON can hold
@@ -290,7 +290,7 @@ def recorded(
     except (json.JSONDecodeError, KeyError, TypeError) as e:
         raise ValueError(f"The record {path} is damaged; run again with CLIPVQD_REBUILD=1 to make it anew.") from e
 
-# %% ../nbs/00_show.ipynb #e875089d
+# %% ../nbs/00_show.ipynb #68b5753f
 def recorded_picture(
     name: str, # of the file, with its ending: '.png', or '.jpg' for photographs
     fn: Callable[[], Image.Image], # the slow work; returns a PIL image

@@ -8,10 +8,10 @@ __all__ = ['TokenizerConfig', 'ResBlock', 'AttnBlock', 'Down', 'Up', 'Encoder', 
            'TokenizerTraining', 'tokenizer_step', 'train_tokenizer', 'tokenizer_loop', 'tokenizer_report',
            'EncodedDataset', 'encode_dataset']
 
-# %% ../nbs/04_tokenizer.ipynb #34931de5
-import hashlib, math, os, sys
+# %% ../nbs/04_tokenizer.ipynb #2b15a050
+import hashlib, math, sys
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from .clip import embed_images, image_features
 from .loop import Loop, LoopConfig, load_model, save_model
 from .show import image_grid
 
-# %% ../nbs/04_tokenizer.ipynb #0260cabc
+# %% ../nbs/04_tokenizer.ipynb #b48066a6
 @dataclass
 class TokenizerConfig:
     "Sizes of a tokenizer. Defaults are those of the paper's release for 256-pixel pictures; `preset('tiny')` is for two CPU cores."
@@ -59,7 +59,7 @@ class TokenizerConfig:
         if self.image_size % f: raise ValueError(f"image_size must be a multiple of {f} (patch times the halvings), got {self.image_size}")
         if self.quantizer not in ('gumbel', 'nearest'): raise ValueError(f"quantizer must be gumbel or nearest, got {self.quantizer!r}")
 
-# %% ../nbs/04_tokenizer.ipynb #3239ad2a
+# %% ../nbs/04_tokenizer.ipynb #de974e02
 def _norm(ch): return nn.GroupNorm(32 if ch % 32 == 0 else math.gcd(ch, 8), ch, eps=1e-6)
 
 
@@ -111,7 +111,7 @@ class Up(nn.Module):
 
 def _mid(ch): return nn.Sequential(ResBlock(ch, ch), AttnBlock(ch), ResBlock(ch, ch))
 
-
+# %% ../nbs/04_tokenizer.ipynb #9b349ba0
 class Encoder(nn.Module):
     "Image (B, 3, H, W) in [-1, 1] to features (B, z_channels, h, w)."
     def __init__(self, cfg: TokenizerConfig):
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         return self.conv_out(F.silu(self.norm_out(self.mid(self.down(h)))))
 
-
+# %% ../nbs/04_tokenizer.ipynb #dc9968d7
 class Decoder(nn.Module):
     "Features (B, z_channels, h, w) to an image (B, 3, H, W)."
     def __init__(self, cfg: TokenizerConfig):
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         h = self.conv_out(F.silu(self.norm_out(self.up(self.mid(self.conv_in(z))))))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 
-# %% ../nbs/04_tokenizer.ipynb #7a87f67c
+# %% ../nbs/04_tokenizer.ipynb #9597b331
 class Quantizer(nn.Module):
     """Features (B, z_channels, h, w) to codes and their embeddings.
 
@@ -193,7 +193,7 @@ class Quantizer(nn.Module):
         p = self.usage / self.usage.sum()
         return torch.exp(-(p * p.clamp_min(1e-12).log()).sum())
 
-# %% ../nbs/04_tokenizer.ipynb #68b2fd55
+# %% ../nbs/04_tokenizer.ipynb #15fff2d3
 @patch
 def forward(self: Quantizer,
     z: torch.Tensor,  # (B, z_channels, h, w)
@@ -224,7 +224,7 @@ def forward(self: Quantizer,
         with torch.no_grad(): self.usage.lerp_(tokens.flatten().bincount(minlength=K).float() / tokens.numel(), 0.02)
     return self.unproject(rearrange(q, 'b (h w) c -> b c h w', h=z.shape[2])), tokens, loss, f
 
-# %% ../nbs/04_tokenizer.ipynb #2d7ef0d1
+# %% ../nbs/04_tokenizer.ipynb #b08d5373
 @torch.no_grad()
 def kmeans(
     x: torch.Tensor,  # (n, d) points
@@ -270,7 +270,7 @@ def reseed(self: Quantizer,
         self.usage[dead] = 1 / K
     return len(dead)
 
-# %% ../nbs/04_tokenizer.ipynb #bcadec98
+# %% ../nbs/04_tokenizer.ipynb #04367219
 class Tokenizer(nn.Module):
     "A VQ-GAN's generator: encoder, quantiser, decoder (VQGAN 2012.09841, section 3.1)."
     def __init__(self, cfg: TokenizerConfig):
@@ -350,7 +350,7 @@ def psnr(
     "Peak signal-to-noise ratio of each image; the peak-to-peak range is 2."
     return -10 * torch.log10(((a - b).pow(2).mean((1, 2, 3)) / 4).clamp_min(1e-10))
 
-# %% ../nbs/04_tokenizer.ipynb #2614e9d8
+# %% ../nbs/04_tokenizer.ipynb #00e314a2
 def lpips_available() -> bool:
     "Are torchmetrics and the weights of LPIPS' VGG-16 on this machine?"
     try: import torchmetrics  # noqa: F401
@@ -359,12 +359,15 @@ def lpips_available() -> bool:
 
 
 class Perceptual(nn.Module):
-    "A frozen perceptual distance: LPIPS (1801.03924) where its weights exist, else CLIP's image tower, unweighted."
+    """A frozen perceptual distance: LPIPS (1801.03924) where its weights exist, else CLIP's image tower, unweighted.
+
+    Raises ValueError for an unknown kind, or one whose network is not at hand."""
     def __init__(self,
         kind: str = 'auto',  # 'lpips', 'clip', 'none', or 'auto': the first that can be had
         clip=None,  # a CLIP, for kind 'clip'
     ):
         super().__init__()
+        if kind not in ('auto', 'lpips', 'clip', 'none'): raise ValueError(f"perceptual must be auto, lpips, clip or none, got {kind!r}")
         if kind == 'auto': kind = 'lpips' if lpips_available() else 'clip' if clip is not None else 'none'
         if kind == 'lpips' and not lpips_available(): raise ValueError("LPIPS needs torchmetrics and VGG-16's weights (pip install 'clip_vqdiffusion[eval]', and network once); or choose perceptual='clip'")
         if kind == 'clip' and clip is None: raise ValueError("perceptual='clip' needs a CLIP: pass clip=load_clip(...)")
@@ -381,7 +384,7 @@ class Perceptual(nn.Module):
         fa = image_features(self._clip[0], a)
         return sum((F.normalize(u, dim=1) - F.normalize(v, dim=1)).pow(2).sum(1).mean() for u, v in zip(fa, fb)) / len(fa)
 
-
+# %% ../nbs/04_tokenizer.ipynb #b226d718
 class PatchDiscriminator(nn.Module):
     "Real or drawn, judged per patch (pix2pix 1611.07004, as VQGAN uses it): image to a map of logits."
     def __init__(self, channels: int = 64, layers: int = 3):
@@ -417,7 +420,7 @@ def adaptive_weight(
     g = [torch.autograd.grad(l, last, retain_graph=True)[0].float().norm() for l in (rec, adv)]
     return (g[0] / (g[1] + 1e-4)).clamp(0, 1e4).detach()
 
-# %% ../nbs/04_tokenizer.ipynb #31ec3e3f
+# %% ../nbs/04_tokenizer.ipynb #3ac3b711
 @dataclass
 class TokenizerTraining:
     "How a tokenizer is trained, beside what `LoopConfig` says."
@@ -438,7 +441,7 @@ class TokenizerTraining:
     temperature: tuple = (0.9, 0.05)  # Gumbel temperature, from and to, along a cosine (gumbel)
     flip: bool = True  # mirror half of the images
 
-
+# %% ../nbs/04_tokenizer.ipynb #5f9be5bc
 def tokenizer_step(
     t: TokenizerTraining,
     cfg: TokenizerConfig,
@@ -497,15 +500,21 @@ def _share(loop):
 
 def _keep_alive(loop, t, f):
     quant, step = loop.model('tokenizer').quantizer, loop.step
-    if not (t.reseed_every and quant.tied) or step >= t.reseed_until * loop.cfg.steps: return
-    K = len(quant.codebook)
-    collapsed = step > t.warm + 50 and quant.perplexity() < K / 8 and step % 10 == 0
-    if step % t.reseed_every == 0 or collapsed:
-        n = quant.reseed(f)
-        if collapsed and loop.main: print(f"step {step}: the codes are collapsing (perplexity {quant.perplexity():.0f} of {K}); {n} dead ones were re-seeded", file=sys.stderr)
-        if n: _share(loop)
+    K, can = len(quant.codebook), bool(t.reseed_every) and quant.tied and step < t.reseed_until * loop.cfg.steps
+    look, due = step > t.warm + 50 and step % (10 if can else 500) == 0, can and step % t.reseed_every == 0
+    if not (look or due): return
+    if loop.world > 1:  # all processes must decide alike
+        from accelerate.utils import broadcast
+        quant.usage.copy_(broadcast(quant.usage))
+    perplexity = quant.perplexity()
+    collapsed = look and perplexity < K / 8
+    n = quant.reseed(f) if due or (can and collapsed) else 0
+    if collapsed and loop.main:
+        what = f"{n} dead ones were re-seeded" if can else "the tokenizer will lose much: try quantizer='nearest' or tied=True, a longer re-seeding (reseed_every, reseed_until), or fewer codes"
+        print(f"step {step}: the codes are collapsing (perplexity {perplexity:.0f} of {K}); {what}", file=sys.stderr)
+    if n: _share(loop)
 
-# %% ../nbs/04_tokenizer.ipynb #b5341810
+# %% ../nbs/04_tokenizer.ipynb #fca8aef4
 def train_tokenizer(
     images: Dataset,  # items {'image': (3, H, W) in [-1, 1]}
     out: str | Path,  # the run's folder: result in `out/tokenizer`, training state in `out/training/tokenizer`
@@ -519,6 +528,7 @@ def train_tokenizer(
 
     Raises ValueError for settings or images that do not fit, OSError when nothing can be written (see `Loop`)."""
     cfg, loop, training, out = cfg or TokenizerConfig.preset('tiny'), loop or tokenizer_loop(), training or TokenizerTraining(), Path(out)
+    if not len(images): raise ValueError("there are no images to train on: give at least one")
     torch.manual_seed(loop.seed)
     tok, perceptual = Tokenizer(cfg), Perceptual(training.perceptual, clip)
     models = {'tokenizer': tok}
@@ -547,7 +557,7 @@ def tokenizer_loop(**changes) -> LoopConfig:
     "The loop settings used for tokenizers here; keyword arguments change single values."
     return LoopConfig(**{**dict(steps=3000, batch_size=32, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup=100, ema=0.998, save_every=100, preview_every=250, log_every=25), **changes})
 
-# %% ../nbs/04_tokenizer.ipynb #69c3bcdb
+# %% ../nbs/04_tokenizer.ipynb #6f27451c
 @torch.no_grad()
 def tokenizer_report(
     tokenizer: Tokenizer,  # in eval mode
@@ -565,7 +575,7 @@ def tokenizer_report(
     p = used / used.sum()
     return dict(psnr=total / n, codes_used=(used > 0).float().mean().item(), perplexity=torch.exp(-(p * p.clamp_min(1e-12).log()).sum()).item(), images=n)
 
-# %% ../nbs/04_tokenizer.ipynb #94daed4d
+# %% ../nbs/04_tokenizer.ipynb #a138a5ae
 class EncodedDataset(Dataset):
     "Items {'tokens': (N,) int64, 'embedding': (D,) float32}, with what is needed to train on them."
     def __init__(self, table, K, grid, dim, fingerprint, tokenizer_id='', clip_id=''):
@@ -580,7 +590,7 @@ class EncodedDataset(Dataset):
         t, e = torch.as_tensor(d['tokens']).long(), torch.as_tensor(d['embedding']).float()
         return [dict(tokens=a, embedding=b) for a, b in zip(t, e)]
 
-
+# %% ../nbs/04_tokenizer.ipynb #20f2f705
 def encode_dataset(
     images,  # Dataset or IterableDataset of items {'image'}
     tokenizer: Tokenizer,  # in eval mode
@@ -591,7 +601,9 @@ def encode_dataset(
     cache_dir: str | Path | None = None,  # where; default: the cache of 🤗 datasets
     progress: bool = True,  # show a bar
 ) -> EncodedDataset:
-    "Every image once through tokenizer and CLIP; kept in the Arrow cache, and found there the next time. Raises OSError when it cannot be written."
+    """Every image once through tokenizer and CLIP; kept in the Arrow cache, and found there the next time.
+
+    Raises OSError when the cache cannot be written, ValueError when there are no images or they have another size."""
     import datasets
     from tqdm.auto import tqdm
     ids = (getattr(images, 'fingerprint', None), tokenizer.fingerprint, clip.fingerprint, flip, sample)
@@ -620,6 +632,10 @@ def encode_dataset(
     quiet = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try: table = datasets.Dataset.from_generator(rows, features=features, cache_dir=str(cache_dir) if cache_dir else None, fingerprint=fp)
+    except (OSError, datasets.exceptions.DatasetGenerationError) as e:
+        why = e if isinstance(e, OSError) else e.__cause__ or e
+        if not isinstance(why, OSError): raise why
+        raise OSError(f"cannot write the cache of tokens ({why}); free some space, or choose another place with cache_dir or the environment variable HF_DATASETS_CACHE") from e
     finally:
         if quiet: datasets.enable_progress_bars()
     if not len(table): raise ValueError("there are no images to encode")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DenoiserTraining', 'DenoiserObjective', 'bits_per_token', 'denoiser_loop', 'train_denoiser', 'finetune_guidance']
 
-# %% ../nbs/09_training.ipynb #24631ef9
-import json, math
+# %% ../nbs/09_training.ipynb #34fddbb0
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .pseudo_text import pseudo_text
 from .sampling import sample
 from .show import image_grid
 
-# %% ../nbs/09_training.ipynb #fb029394
+# %% ../nbs/09_training.ipynb #1c777b77
 @dataclass
 class DenoiserTraining:
     "How a denoiser is trained, beside what `LoopConfig` says."
@@ -30,7 +30,7 @@ class DenoiserTraining:
     aux_weight: float = 5e-4  # of the cross-entropy on x0, beside the bound
     importance: bool = True  # draw timesteps in proportion to their loss; False = uniformly
 
-
+# %% ../nbs/09_training.ipynb #0952c41b
 class DenoiserObjective(nn.Module):
     "The training loss of a denoiser on tokens and CLIP image embeddings (CLIP-VQDiffusion section 3; bound and weights: VQ-Diffusion 2111.14822)."
     def __init__(self,
@@ -56,7 +56,7 @@ class DenoiserObjective(nn.Module):
         p = 1 / d.cfg.T if pt is None else pt
         return loss, dict(bits=(vb.detach() / p).mean() / x0.shape[1] / math.log(2), x0_nll=aux.detach().mean() / x0.shape[1])
 
-# %% ../nbs/09_training.ipynb #c48e6890
+# %% ../nbs/09_training.ipynb #b80f013a
 @torch.no_grad()
 def bits_per_token(
     denoiser: Denoiser,  # in eval mode
@@ -77,7 +77,7 @@ def bits_per_token(
         total += denoiser.diffusion.bound(lambda xt, t: denoiser(xt, t, c), x0, num_timesteps, g).sum().item()
     return total / n
 
-# %% ../nbs/09_training.ipynb #8a841c7a
+# %% ../nbs/09_training.ipynb #84bf9dab
 def denoiser_loop(**changes) -> LoopConfig:
     "The loop settings used for denoisers here; keyword arguments change single values."
     return LoopConfig(**{**dict(steps=6000, batch_size=64, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.045, warmup=200, ema=0.999, save_every=100, preview_every=250, log_every=25), **changes})
@@ -98,6 +98,7 @@ def train_denoiser(
 
     Raises ValueError for data that do not fit the configuration or a folder with another run, OSError when nothing can be written (see `Loop`)."""
     loop, training, out = loop or denoiser_loop(), training or DenoiserTraining(), Path(out)
+    if not len(encoded): raise ValueError("there is nothing to train on: the data are empty")
     first = encoded[0]
     if set(first) != {'tokens', 'embedding'}: raise ValueError(f"the denoiser is trained on tokens and embeddings alone, these items have {', '.join(sorted(first))}: make them with encode_dataset")
     N, D = len(first['tokens']), len(first['embedding'])
@@ -105,6 +106,9 @@ def train_denoiser(
     cfg = cfg or DenoiserConfig.preset('tiny', grid=grid, clip_dim=D, K=getattr(encoded, 'K', 512))
     if N != cfg.grid[0] * cfg.grid[1] or D != cfg.clip_dim or getattr(encoded, 'K', cfg.K) != cfg.K:
         raise ValueError(f"the data have {N} tokens of {getattr(encoded, 'K', '?')} codes and embeddings of width {D}; the denoiser is configured for a {cfg.grid[0]}x{cfg.grid[1]} grid of {cfg.K} codes and width {cfg.clip_dim}: make them agree")
+    for what, key in (('tokenizer', 'tokenizer_id'), ('CLIP', 'clip_id')) if start is not None else ():
+        before, now = getattr(start.cfg, key), getattr(encoded, key, '')
+        if before and now and before != now: raise ValueError(f"these data were encoded with another {what} than the one the denoiser was trained with (fingerprint {now}, it knows {before}): encode the images with that one")
     torch.manual_seed(loop.seed)
     cfg = replace(cfg, tokenizer_id=getattr(encoded, 'tokenizer_id', ''), clip_id=getattr(encoded, 'clip_id', ''))
     den = Denoiser(cfg)
@@ -132,7 +136,7 @@ def train_denoiser(
     l.accelerator.wait_for_everyone()
     return best
 
-# %% ../nbs/09_training.ipynb #93ff9d99
+# %% ../nbs/09_training.ipynb #29f0c431
 def finetune_guidance(
     denoiser: Denoiser,  # a trained base model
     encoded: Dataset,  # what it was trained on
