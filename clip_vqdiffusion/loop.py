@@ -6,7 +6,7 @@
 __all__ = ['write_json', 'write_folder', 'folder_is_whole', 'save_model', 'load_model', 'read_tensors', 'load_strictly',
            'Batches', 'LoopConfig', 'ema_copy', 'Loop']
 
-# %% ../nbs/02_loop.ipynb #5854a454
+# %% ../nbs/02_loop.ipynb #4bef99ff
 import hashlib, inspect, itertools, json, math, os, shutil, sys, time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Callable
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from .show import show_curves
 
-# %% ../nbs/02_loop.ipynb #4c1d0e23
+# %% ../nbs/02_loop.ipynb #c6022b3d
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -44,7 +44,7 @@ def write_json(
     _fsync(tmp)
     os.replace(tmp, path)
 
-# %% ../nbs/02_loop.ipynb #3ee64cbb
+# %% ../nbs/02_loop.ipynb #534df947
 def write_folder(
     folder: str | Path,  # the folder that shall appear, or be replaced
     write: Callable,  # called with a temporary folder to fill
@@ -77,7 +77,7 @@ def write_folder(
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/02_loop.ipynb #e5bf7627
+# %% ../nbs/02_loop.ipynb #c7c5ed46
 def folder_is_whole(
     folder: str | Path,  # a folder written by `write_folder`
 ) -> bool:  # every file of the manifest is there, with its hash
@@ -88,7 +88,7 @@ def folder_is_whole(
         return all((folder / f).stat().st_size == m['size'] and _sha256(folder / f) == m['sha256'] for f, m in manifest.items())
     except (OSError, ValueError): return False
 
-# %% ../nbs/02_loop.ipynb #2f29852b
+# %% ../nbs/02_loop.ipynb #24c27296
 def save_model(
     folder: str | Path,  # where to
     module: nn.Module,  # whose `state_dict` is written
@@ -104,7 +104,7 @@ def save_model(
         save_file({k: put(v) for k, v in module.state_dict().items()}, d / 'model.safetensors')
     write_folder(folder, write)
 
-# %% ../nbs/02_loop.ipynb #03705b4c
+# %% ../nbs/02_loop.ipynb #6a15298b
 def load_model(
     folder: str | Path,  # written by `save_model`
     cls: type,  # the module's class, called with its configuration
@@ -125,7 +125,7 @@ def load_model(
     load_strictly(module, read_tensors(file), file)
     return module.eval()
 
-# %% ../nbs/02_loop.ipynb #58ffbe29
+# %% ../nbs/02_loop.ipynb #dd4e8d17
 def read_tensors(
     file: str | Path,  # a .safetensors file
 ) -> dict:  # name -> tensor on the CPU
@@ -135,7 +135,7 @@ def read_tensors(
         kind = 'a pickle (torch.save) file' if open(file, 'rb').read(2) in (b'PK', b'\x80\x02') else 'damaged or of another format'
         raise ValueError(f"{file} is not a safetensors file but {kind}; save it with safetensors, nothing was loaded") from e
 
-# %% ../nbs/02_loop.ipynb #0fc1706a
+# %% ../nbs/02_loop.ipynb #d379dded
 def load_strictly(
     module: nn.Module,  # to fill
     tensors: dict,  # name -> tensor
@@ -156,7 +156,7 @@ def _pickles(folder):
     found = [p.name for p in Path(folder).glob('*') if p.suffix in ('.pt', '.pth', '.bin', '.ckpt', '.pkl')]
     return f"; {found[0]} is a pickle, which is not loaded: convert it to safetensors" if found else ''
 
-# %% ../nbs/02_loop.ipynb #a268da74
+# %% ../nbs/02_loop.ipynb #fd28b3d1
 class Batches(Sampler):
     "An endless, seeded stream of index batches: shuffled every round, and able to start at any batch without reading those before. Raises ValueError when there are no images."
     def __init__(self,
@@ -184,7 +184,7 @@ class Batches(Sampler):
 def _shuffle(n, seed, r):
     return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + r)).tolist()
 
-# %% ../nbs/02_loop.ipynb #3680b706
+# %% ../nbs/02_loop.ipynb #aaa4a61b
 @dataclass
 class LoopConfig:
     "How to train, whatever is trained. Everything is counted in optimiser steps. Raises ValueError for values no run can have."
@@ -229,7 +229,7 @@ class LoopConfig:
 # These may change between two starts of the same run; everything else must stay.
 _VOLATILE = {'workers', 'log_every', 'save_every', 'preview_every', 'max_minutes', 'progress'}
 
-# %% ../nbs/02_loop.ipynb #2aa245ff
+# %% ../nbs/02_loop.ipynb #0dcf18d3
 def _ema_fn(decay):
     @torch.no_grad()
     def fn(averaged, current, n):
@@ -245,7 +245,7 @@ def ema_copy(
     "An averaged copy of `module`; buffers are copied, parameters averaged."
     return AveragedModel(module, multi_avg_fn=_ema_fn(decay), use_buffers=False)
 
-# %% ../nbs/02_loop.ipynb #2eca3c17
+# %% ../nbs/02_loop.ipynb #b20e516a
 class Loop:
     """Train `models` on `data` by `step`, in the folder `out`.
 
@@ -264,7 +264,8 @@ class Loop:
     ):
         self.out, self.cfg, self.step_fn, self.preview, self.measure = Path(out), cfg, step, preview, measure
         AcceleratorState._reset_state()  # an earlier loop of this process may have used another precision
-        self.accelerator = Accelerator(mixed_precision=cfg.mixed_precision)
+        part = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step may leave out some parameters: a null embedding, a codebook not yet in use
+        self.accelerator = Accelerator(mixed_precision=cfg.mixed_precision, kwargs_handlers=[part])
         self.device, self.rank, self.world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
         self.settings = json.loads(json.dumps({**{k: v for k, v in asdict(cfg).items() if k not in _VOLATILE}, **(settings or {})}, default=str))
         self.data, self.lrs = data, lrs or {}
@@ -295,7 +296,7 @@ def _groups(module, wd):
     ps = [p for p in module.parameters() if p.requires_grad]
     return [dict(params=[p for p in ps if p.ndim > 1], weight_decay=wd), dict(params=[p for p in ps if p.ndim <= 1], weight_decay=0.0)]
 
-# %% ../nbs/02_loop.ipynb #4f19f68d
+# %% ../nbs/02_loop.ipynb #4b847dca
 @patch
 def _micro(self: Loop, batch, sync: bool):
     "Run `step` on one micro-batch and differentiate what it yields."
@@ -319,7 +320,7 @@ def _micro(self: Loop, batch, sync: bool):
             n += 1
             backward(name, loss)
 
-# %% ../nbs/02_loop.ipynb #a949d5b9
+# %% ../nbs/02_loop.ipynb #3e7db1ca
 @patch
 def one_step(self: Loop, batches) -> dict:  # logs, averaged over micro-batches
     "One optimiser step of all models."
@@ -342,7 +343,7 @@ def one_step(self: Loop, batches) -> dict:  # logs, averaged over micro-batches
     self.step += 1
     return logs
 
-# %% ../nbs/02_loop.ipynb #55d44156
+# %% ../nbs/02_loop.ipynb #8ef4c91a
 @patch
 def save(self: Loop):
     "Write a checkpoint, then remove all but the two newest. Raises OSError and keeps the older ones when that fails."
@@ -362,7 +363,7 @@ def save(self: Loop):
     for old in self._checkpoints()[:-2]: shutil.rmtree(old)
     self._write_log()
 
-# %% ../nbs/02_loop.ipynb #f09a340c
+# %% ../nbs/02_loop.ipynb #e02f6c33
 @patch
 def _checkpoints(self: Loop):
     return sorted((self.out / 'checkpoints').glob('step_*'))
@@ -391,7 +392,7 @@ def _resume(self: Loop):
         lines = [json.loads(l) for l in log.read_text().splitlines() if l.endswith('}')]
         self.log = [l for l in lines if l['step'] <= self.step]
 
-# %% ../nbs/02_loop.ipynb #5f145033
+# %% ../nbs/02_loop.ipynb #74e3617e
 @patch
 def _load_optim(self: Loop, folder):
     for k, opt in self.optim.items():
@@ -409,7 +410,7 @@ def _short(x):
     s = str(x)
     return s if len(s) < 60 else s[:57] + '...'
 
-# %% ../nbs/02_loop.ipynb #23d77caa
+# %% ../nbs/02_loop.ipynb #c38b9e1c
 def _endless(stream, batch_size):
     "Pass after pass over a stream."
     while True:
@@ -436,7 +437,7 @@ def _write_log(self: Loop):
     tmp.write_text(''.join(json.dumps(l) + '\n' for l in self.log))
     os.replace(tmp, self.out / 'log.jsonl')
 
-# %% ../nbs/02_loop.ipynb #fcd0f302
+# %% ../nbs/02_loop.ipynb #3bc7791d
 @patch
 def _quietly(self: Loop, f):
     "Call f(self) in eval mode, without gradients."
@@ -453,7 +454,7 @@ def _show(self: Loop):
             im.save(self.out / 'previews' / f'step_{self.step:08d}.png')
     if len(self.log) > 1: show_curves(self.log, path=self.out / 'curves.png')
 
-# %% ../nbs/02_loop.ipynb #8d499953
+# %% ../nbs/02_loop.ipynb #ea0ecc1d
 @patch
 def run(self: Loop) -> bool:  # True when all steps are done, False when `max_minutes` ended it early
     "Train to the last step, from wherever the folder stands. Raises FloatingPointError when the loss is no longer finite, OSError when the folder cannot be written, ValueError when a stream is shorter than a batch."
