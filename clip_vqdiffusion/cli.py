@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'main', 'generate', 'train', 'train_clip_command', 'reconstruct', 'info']
 
-# %% ../nbs/16_cli.ipynb #ab283b35
+# %% ../nbs/16_cli.ipynb #46856444
 import json, os, sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
@@ -15,7 +15,7 @@ import typer
 app = typer.Typer(name='clipvqd', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Text-to-image models from images without captions (CLIP-VQDiffusion). Start with: clipvqd generate \"a smiling person with a top hat\"")
 
-# %% ../nbs/16_cli.ipynb #705f7962
+# %% ../nbs/16_cli.ipynb #6fcacc5f
 _KNOWN = (ValueError, TypeError, OSError, FloatingPointError)  # errors that say themselves what to do
 
 
@@ -27,6 +27,10 @@ def main() -> None:  # exits with status 0, 1 (something is wrong), 2 (a verb or
         print('clipvqd: ' + ' '.join(str(e).split()), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt: sys.exit(130)
+    except RuntimeError as e:
+        if type(e).__name__ != 'OutOfMemoryError': raise
+        print('clipvqd: the GPU has not enough memory for this; free it, draw fewer images at a time, or choose a smaller preset', file=sys.stderr)
+        sys.exit(1)
 
 
 def _prepare(threads=0):
@@ -67,7 +71,7 @@ def _load_clip(name):
     from clip_vqdiffusion.pipeline import _bundled, bundled_models
     return load_clip(str(_bundled() / name / 'clip') if name in bundled_models() else name)
 
-# %% ../nbs/16_cli.ipynb #b7a9e23c
+# %% ../nbs/16_cli.ipynb #ba0df988
 _Model = Annotated[str, typer.Option('--model', help="A model: the name of a bundled one, a folder that `clipvqd train` wrote, or a Hugging Face id.")]
 _Out = Annotated[Path, typer.Option('--out', help="A file (.png, .jpg, .webp) or a folder; the names of several images are numbered.")]
 _Clip = Annotated[Optional[str], typer.Option('--clip', help="A CLIP: a folder (see `clipvqd train-clip`), the name of a bundled model, or an open_clip MODEL/TAG such as ViT-B-32/openai (downloaded once).")]
@@ -99,7 +103,7 @@ def generate(
                 generator=torch.Generator().manual_seed(seed))
     _save(made.images, names)
 
-# %% ../nbs/16_cli.ipynb #f907c7f6
+# %% ../nbs/16_cli.ipynb #e4b5188a
 @app.command()
 def train(
     images: Annotated[str, typer.Option('--images', help="A folder of pictures (no captions needed, subfolders are searched), a Hugging Face dataset id, or `avatars` for the built-in drawn faces (`./avatars` for a folder of that name).")],
@@ -133,7 +137,7 @@ def train(
     train_pipeline(data, out, _load_clip(clip), r, held, max_minutes, flip and images != 'avatars')
     print(f"done. Try: clipvqd generate --model {out} \"...\" --out a.png")
 
-# %% ../nbs/16_cli.ipynb #05092cec
+# %% ../nbs/16_cli.ipynb #25f2d9ac
 @app.command('train-clip')
 def train_clip_command(
     pairs: Annotated[str, typer.Option('--pairs', help="A folder of pictures with a metadata.jsonl (lines like {\"file_name\": \"cat.jpg\", \"text\": \"a photo of a cat\"}), a Hugging Face dataset id with columns image and text, or `avatars`.")],
@@ -163,7 +167,7 @@ def train_clip_command(
     train_clip(data, out, cfg, loop)
     print(f"done. Next: clipvqd train --images FOLDER --clip {out} --out RUN")
 
-# %% ../nbs/16_cli.ipynb #503dac2f
+# %% ../nbs/16_cli.ipynb #02269f34
 @app.command()
 def reconstruct(
     pictures: Annotated[list[Path], typer.Argument(metavar='PICTURE...', help="Image files.")],

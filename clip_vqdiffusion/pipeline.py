@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawn', 'CLIPVQDiffusion', 'bundled_models', 'Recipe', 'recipe', 'split_off', 'train_pipeline']
 
-# %% ../nbs/11_pipeline.ipynb #ce14ea88
+# %% ../nbs/11_pipeline.ipynb #5c17dec2
 import json, shutil, time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +28,7 @@ from .show import to_pil, to_tensor
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, tokenizer_report, train_tokenizer
 from .training import DenoiserTraining, bits_per_token, denoiser_loop, finetune_guidance, train_denoiser
 
-# %% ../nbs/11_pipeline.ipynb #b4b0421a
+# %% ../nbs/11_pipeline.ipynb #a81bdeea
 @dataclass
 class Drawn:
     "What a pipeline returns."
@@ -69,7 +69,7 @@ class CLIPVQDiffusion(ModelHubMixin):
 
 def _x(grid): return 'x'.join(map(str, grid))
 
-# %% ../nbs/11_pipeline.ipynb #e0cebf6a
+# %% ../nbs/11_pipeline.ipynb #f3c95027
 @patch
 @torch.inference_mode()
 def __call__(self: CLIPVQDiffusion,
@@ -113,7 +113,7 @@ def __call__(self: CLIPVQDiffusion,
         images, tokens, scores = images[keep], tokens[keep], best.values.flatten().tolist()
     return Drawn([to_pil(im) for im in images.cpu()], [p for p in prompts for _ in range(n)], scores[:len(images)], tokens.cpu())
 
-# %% ../nbs/11_pipeline.ipynb #c3e3caa6
+# %% ../nbs/11_pipeline.ipynb #396762ab
 @patch
 @torch.inference_mode()
 def decode(self: CLIPVQDiffusion,
@@ -135,7 +135,7 @@ def reconstruct(self: CLIPVQDiffusion,
     tokens = torch.cat([self.tokenizer.encode(torch.stack(x[i:i + 64])) for i in range(0, len(x), 64)])
     return [to_pil(y) for y in self.decode(tokens).cpu()]
 
-# %% ../nbs/11_pipeline.ipynb #fe73c5c5
+# %% ../nbs/11_pipeline.ipynb #2f1525b1
 def _bundled(): return Path(str(files('clip_vqdiffusion'))) / 'models'
 
 
@@ -144,7 +144,7 @@ def bundled_models() -> list:  # names
     root = _bundled()
     return sorted(p.parent.relative_to(root).as_posix() for p in root.rglob('pipeline.json')) if root.is_dir() else []
 
-# %% ../nbs/11_pipeline.ipynb #efb5e6f1
+# %% ../nbs/11_pipeline.ipynb #cec67c9b
 @patch
 def save_pretrained(self: CLIPVQDiffusion,
     save_directory: str | Path,  # a folder; made if missing
@@ -187,7 +187,7 @@ pipe("a prompt").images[0]
 ```
 """
 
-# %% ../nbs/11_pipeline.ipynb #0b78efec
+# %% ../nbs/11_pipeline.ipynb #56f2deea
 @patch(cls_method=True)
 def from_pretrained(cls: CLIPVQDiffusion,
     name: str | Path,  # a folder, the name of a bundled model, or a hub id 'owner/name'
@@ -218,7 +218,7 @@ def _find(name, hub):
     try: return Path(snapshot_download(name, **hub))
     except Exception as e: raise ConnectionError(f"there is no folder {name!r} here, and it cannot be fetched from the Hugging Face hub ({type(e).__name__}); check the name or the network, or use a bundled model ({names})") from e
 
-# %% ../nbs/11_pipeline.ipynb #ad17b03e
+# %% ../nbs/11_pipeline.ipynb #651752a5
 @dataclass
 class Recipe:
     "All settings of a whole training."
@@ -232,7 +232,7 @@ class Recipe:
     sample_tokens: bool = False  # training tokens are drawn from the tokenizer's logits, as in the release
     defaults: dict = field(default_factory=dict)  # for sampling
 
-# %% ../nbs/11_pipeline.ipynb #4079f2a6
+# %% ../nbs/11_pipeline.ipynb #8abf3060
 def recipe(
     preset: str = 'tiny',  # 'tiny': about half an hour a stage on two CPU cores; 'ffhq', 'coco': the paper's
 ) -> Recipe:
@@ -269,12 +269,12 @@ def split_off(
     held = set(range(0, n * k, k))
     return _Part(images, [i for i in range(len(images)) if i not in held], f'train{k}'), _Part(images, sorted(held), f'held{k}')
 
-# %% ../nbs/11_pipeline.ipynb #5281c35d
+# %% ../nbs/11_pipeline.ipynb #6ce5c8c3
 def train_pipeline(
     images: Dataset,  # items {'image'}, from `image_dataset` or `avatars`
     out: str | Path,  # the model's folder; training state in `out/training`
     clip: CLIP,  # see `load_clip`, `train_clip`
-    recipe: Recipe | None = None,  # default: recipe('tiny')
+    settings: Recipe | None = None,  # default: recipe('tiny')
     held_out: Dataset | None = None,  # images for measuring; default: some split off from `images`
     max_minutes: float = 0,  # stop early, with a usable model; the same call goes on later. 0 = all steps
     flip: bool = True,  # mirrored images count as images too (for the denoiser only where there is no `max_minutes`)
@@ -287,7 +287,7 @@ def train_pipeline(
     Raises ValueError for images or settings that do not fit, OSError when nothing can be written."""
     state = PartialState()
     if not state.is_main_process: say = lambda s: None
-    r, out, begun = recipe or globals()['recipe']('tiny'), Path(out), time.monotonic()
+    r, out, begun = settings or recipe('tiny'), Path(out), time.monotonic()
     left = lambda share: max(0.1 * max_minutes, share * (max_minutes - (time.monotonic() - begun) / 60)) if max_minutes else 0
     looped = lambda l, share: replace(l, max_minutes=left(share), progress=progress)
     if held_out is None: images, held_out = split_off(images)

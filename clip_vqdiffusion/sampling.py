@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['SCHEDULERS', 'strided_timesteps', 'guide', 'truncate', 'sample']
 
-# %% ../nbs/08_sampling.ipynb #0e8fd197
+# %% ../nbs/08_sampling.ipynb #689430c9
 import math
 import torch
 from torch import Tensor
 
-# %% ../nbs/08_sampling.ipynb #457b35e0
+# %% ../nbs/08_sampling.ipynb #5285a52a
 def strided_timesteps(T: int, # steps the model was trained with
                       num_inference_steps: int = None # steps to take (default: T)
                      ) -> list[int]: # num_inference_steps + 1 falling timesteps from T to 0
@@ -20,7 +20,7 @@ def strided_timesteps(T: int, # steps the model was trained with
         raise ValueError(f"num_inference_steps must be a whole number from 1 to {T}, the number of steps the model was trained with, not {n!r}.")
     return [(2 * T * i + n) // (2 * n) for i in range(n, -1, -1)]
 
-# %% ../nbs/08_sampling.ipynb #45977988
+# %% ../nbs/08_sampling.ipynb #da48ef54
 def guide(logp_null: Tensor, # log-probabilities without the condition (B, N, K)
           logp_c: Tensor, # log-probabilities with it (B, N, K)
           scale: float # 0: condition ignored, 1: as trained, above 1: overstated
@@ -29,7 +29,7 @@ def guide(logp_null: Tensor, # log-probabilities without the condition (B, N, K)
     logp_null, logp_c = logp_null.clamp(min=-70), logp_c.clamp(min=-70)
     return torch.lerp(logp_null, logp_c, scale).log_softmax(-1)
 
-# %% ../nbs/08_sampling.ipynb #7d65d30c
+# %% ../nbs/08_sampling.ipynb #aa1dbfa6
 def truncate(p: Tensor, # probabilities (..., K)
              r: float # mass to keep, in (0, 1]
             ) -> Tensor: # probabilities (..., K), normalised, the rest exactly 0
@@ -44,21 +44,21 @@ def truncate(p: Tensor, # probabilities (..., K)
     top = torch.where(mass - top < r, top, 0)
     return torch.zeros_like(p).scatter_(-1, index, top / top.sum(-1, keepdim=True))
 
-# %% ../nbs/08_sampling.ipynb #0ee40de5
+# %% ../nbs/08_sampling.ipynb #98d53ff4
 def _ancestral(diffusion, xt, p_x0, s, t, generator):
     "x_s from the exact posterior, averaged over the belief."
     return diffusion.p_sample(xt, p_x0, s, t, generator)
 
 SCHEDULERS = dict(ancestral=_ancestral) # name -> (diffusion, xt, p_x0, s, t, generator) -> xs
 
-# %% ../nbs/08_sampling.ipynb #b0f9a105
+# %% ../nbs/08_sampling.ipynb #69e1e9c7
 def _network(denoiser, c, stops):
     "(step, xt, t) -> logits; what depends on c or t alone is computed once when the denoiser can."
     if not (hasattr(denoiser, 'condition') and hasattr(denoiser, 'timestep')): return lambda step, xt, t: denoiser(xt, t, c)
     mt, mc = denoiser.timestep(torch.tensor(stops, device=c.device)), denoiser.condition(c)
     return lambda step, xt, t: denoiser(xt, t, c, cond=(mt[step:step + 1], mc))
 
-# %% ../nbs/08_sampling.ipynb #853eb969
+# %% ../nbs/08_sampling.ipynb #d435b5d1
 def _number(name, value, ok, what):
     "A finite float for which ok holds, else ValueError."
     try: number = float(value)
@@ -66,7 +66,7 @@ def _number(name, value, ok, what):
     if not math.isfinite(number) or not ok(number): raise ValueError(f"{name} must be {what}, not {value!r}.")
     return number
 
-# %% ../nbs/08_sampling.ipynb #1414e22e
+# %% ../nbs/08_sampling.ipynb #6c70d347
 @torch.inference_mode()
 def sample(denoiser, # (xt, t, c) -> logits (B, N, K), with `.diffusion`, `.grid` (h, w) and `.null(B)` -> (B, D)
            c: Tensor, # CLIP embeddings (B, D), unit norm
