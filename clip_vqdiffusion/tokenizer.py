@@ -8,7 +8,7 @@ __all__ = ['TokenizerConfig', 'ResBlock', 'AttnBlock', 'Down', 'Up', 'Encoder', 
            'TokenizerTraining', 'tokenizer_step', 'train_tokenizer', 'tokenizer_loop', 'tokenizer_report',
            'EncodedDataset', 'encode_dataset']
 
-# %% ../nbs/04_tokenizer.ipynb #2b15a050
+# %% ../nbs/04_tokenizer.ipynb #b072f8e5
 import hashlib, math, sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ from .clip import embed_images, image_features
 from .loop import Loop, LoopConfig, load_model, save_model
 from .show import image_grid
 
-# %% ../nbs/04_tokenizer.ipynb #b48066a6
+# %% ../nbs/04_tokenizer.ipynb #12efef9c
 @dataclass
 class TokenizerConfig:
     "Sizes of a tokenizer. Defaults are those of the paper's release for 256-pixel pictures; `preset('tiny')` is for two CPU cores."
@@ -59,7 +59,7 @@ class TokenizerConfig:
         if self.image_size % f: raise ValueError(f"image_size must be a multiple of {f} (patch times the halvings), got {self.image_size}")
         if self.quantizer not in ('gumbel', 'nearest'): raise ValueError(f"quantizer must be gumbel or nearest, got {self.quantizer!r}")
 
-# %% ../nbs/04_tokenizer.ipynb #de974e02
+# %% ../nbs/04_tokenizer.ipynb #e2bc7ede
 def _norm(ch): return nn.GroupNorm(32 if ch % 32 == 0 else math.gcd(ch, 8), ch, eps=1e-6)
 
 
@@ -111,7 +111,7 @@ class Up(nn.Module):
 
 def _mid(ch): return nn.Sequential(ResBlock(ch, ch), AttnBlock(ch), ResBlock(ch, ch))
 
-# %% ../nbs/04_tokenizer.ipynb #9b349ba0
+# %% ../nbs/04_tokenizer.ipynb #9fa5b0ea
 class Encoder(nn.Module):
     "Image (B, 3, H, W) in [-1, 1] to features (B, z_channels, h, w)."
     def __init__(self, cfg: TokenizerConfig):
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         return self.conv_out(F.silu(self.norm_out(self.mid(self.down(h)))))
 
-# %% ../nbs/04_tokenizer.ipynb #dc9968d7
+# %% ../nbs/04_tokenizer.ipynb #5adc005b
 class Decoder(nn.Module):
     "Features (B, z_channels, h, w) to an image (B, 3, H, W)."
     def __init__(self, cfg: TokenizerConfig):
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         h = self.conv_out(F.silu(self.norm_out(self.up(self.mid(self.conv_in(z))))))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 
-# %% ../nbs/04_tokenizer.ipynb #9597b331
+# %% ../nbs/04_tokenizer.ipynb #a080ea28
 class Quantizer(nn.Module):
     """Features (B, z_channels, h, w) to codes and their embeddings.
 
@@ -193,7 +193,7 @@ class Quantizer(nn.Module):
         p = self.usage / self.usage.sum()
         return torch.exp(-(p * p.clamp_min(1e-12).log()).sum())
 
-# %% ../nbs/04_tokenizer.ipynb #15fff2d3
+# %% ../nbs/04_tokenizer.ipynb #19c3186f
 @patch
 def forward(self: Quantizer,
     z: torch.Tensor,  # (B, z_channels, h, w)
@@ -224,7 +224,7 @@ def forward(self: Quantizer,
         with torch.no_grad(): self.usage.lerp_(tokens.flatten().bincount(minlength=K).float() / tokens.numel(), 0.02)
     return self.unproject(rearrange(q, 'b (h w) c -> b c h w', h=z.shape[2])), tokens, loss, f
 
-# %% ../nbs/04_tokenizer.ipynb #b08d5373
+# %% ../nbs/04_tokenizer.ipynb #b610fa24
 @torch.no_grad()
 def kmeans(
     x: torch.Tensor,  # (n, d) points
@@ -270,7 +270,7 @@ def reseed(self: Quantizer,
         self.usage[dead] = 1 / K
     return len(dead)
 
-# %% ../nbs/04_tokenizer.ipynb #04367219
+# %% ../nbs/04_tokenizer.ipynb #f9cf9807
 class Tokenizer(nn.Module):
     "A VQ-GAN's generator: encoder, quantiser, decoder (VQGAN 2012.09841, section 3.1)."
     def __init__(self, cfg: TokenizerConfig):
@@ -350,7 +350,7 @@ def psnr(
     "Peak signal-to-noise ratio of each image; the peak-to-peak range is 2."
     return -10 * torch.log10(((a - b).pow(2).mean((1, 2, 3)) / 4).clamp_min(1e-10))
 
-# %% ../nbs/04_tokenizer.ipynb #00e314a2
+# %% ../nbs/04_tokenizer.ipynb #4bc1a741
 def lpips_available() -> bool:
     "Are torchmetrics and the weights of LPIPS' VGG-16 on this machine?"
     try: import torchmetrics  # noqa: F401
@@ -384,7 +384,7 @@ class Perceptual(nn.Module):
         fa = image_features(self._clip[0], a)
         return sum((F.normalize(u, dim=1) - F.normalize(v, dim=1)).pow(2).sum(1).mean() for u, v in zip(fa, fb)) / len(fa)
 
-# %% ../nbs/04_tokenizer.ipynb #b226d718
+# %% ../nbs/04_tokenizer.ipynb #5f30210a
 class PatchDiscriminator(nn.Module):
     "Real or drawn, judged per patch (pix2pix 1611.07004, as VQGAN uses it): image to a map of logits."
     def __init__(self, channels: int = 64, layers: int = 3):
@@ -420,7 +420,7 @@ def adaptive_weight(
     g = [torch.autograd.grad(l, last, retain_graph=True)[0].float().norm() for l in (rec, adv)]
     return (g[0] / (g[1] + 1e-4)).clamp(0, 1e4).detach()
 
-# %% ../nbs/04_tokenizer.ipynb #3ac3b711
+# %% ../nbs/04_tokenizer.ipynb #94bc4860
 @dataclass
 class TokenizerTraining:
     "How a tokenizer is trained, beside what `LoopConfig` says."
@@ -441,7 +441,7 @@ class TokenizerTraining:
     temperature: tuple = (0.9, 0.05)  # Gumbel temperature, from and to, along a cosine (gumbel)
     flip: bool = True  # mirror half of the images
 
-# %% ../nbs/04_tokenizer.ipynb #5f9be5bc
+# %% ../nbs/04_tokenizer.ipynb #3a7aff69
 def tokenizer_step(
     t: TokenizerTraining,
     cfg: TokenizerConfig,
@@ -514,7 +514,7 @@ def _keep_alive(loop, t, f):
         print(f"step {step}: the codes are collapsing (perplexity {perplexity:.0f} of {K}); {what}", file=sys.stderr)
     if n: _share(loop)
 
-# %% ../nbs/04_tokenizer.ipynb #fca8aef4
+# %% ../nbs/04_tokenizer.ipynb #db8f848c
 def train_tokenizer(
     images: Dataset,  # items {'image': (3, H, W) in [-1, 1]}
     out: str | Path,  # the run's folder: result in `out/tokenizer`, training state in `out/training/tokenizer`
@@ -557,7 +557,7 @@ def tokenizer_loop(**changes) -> LoopConfig:
     "The loop settings used for tokenizers here; keyword arguments change single values."
     return LoopConfig(**{**dict(steps=3000, batch_size=32, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup=100, ema=0.998, save_every=100, preview_every=250, log_every=25), **changes})
 
-# %% ../nbs/04_tokenizer.ipynb #6f27451c
+# %% ../nbs/04_tokenizer.ipynb #8448bcf7
 @torch.no_grad()
 def tokenizer_report(
     tokenizer: Tokenizer,  # in eval mode
@@ -575,7 +575,7 @@ def tokenizer_report(
     p = used / used.sum()
     return dict(psnr=total / n, codes_used=(used > 0).float().mean().item(), perplexity=torch.exp(-(p * p.clamp_min(1e-12).log()).sum()).item(), images=n)
 
-# %% ../nbs/04_tokenizer.ipynb #a138a5ae
+# %% ../nbs/04_tokenizer.ipynb #d1df54f2
 class EncodedDataset(Dataset):
     "Items {'tokens': (N,) int64, 'embedding': (D,) float32}, with what is needed to train on them."
     def __init__(self, table, K, grid, dim, fingerprint, tokenizer_id='', clip_id=''):
@@ -590,7 +590,7 @@ class EncodedDataset(Dataset):
         t, e = torch.as_tensor(d['tokens']).long(), torch.as_tensor(d['embedding']).float()
         return [dict(tokens=a, embedding=b) for a, b in zip(t, e)]
 
-# %% ../nbs/04_tokenizer.ipynb #20f2f705
+# %% ../nbs/04_tokenizer.ipynb #df564c08
 def encode_dataset(
     images,  # Dataset or IterableDataset of items {'image'}
     tokenizer: Tokenizer,  # in eval mode
