@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DenoiserConfig', 'ada_layer_norm', 'Modulation', 'Attention', 'gelu2', 'MLP', 'ConvMLP', 'Block', 'Denoiser']
 
-# %% ../nbs/06_adaln.ipynb #0dbf4ce4
+# %% ../nbs/06_adaln.ipynb #cf3f122d
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .diffusion import MaskAndReplace
 from .loop import load_model, save_model
 
-# %% ../nbs/06_adaln.ipynb #222f95c9
+# %% ../nbs/06_adaln.ipynb #7d3d1632
 @dataclass(frozen=True)
 class DenoiserConfig:
     "All sizes of a `Denoiser`; the defaults are the preset `tiny`. Raises ValueError for a choice that does not exist or sizes that do not fit."
@@ -56,7 +56,7 @@ class DenoiserConfig:
 
 _choices = dict(mlp=('conv', 'linear'), block=('paper', 'zero'), timestep=('table', 'sinusoidal'), position=('hw', 'rope'))
 
-# %% ../nbs/06_adaln.ipynb #7e2b4dd1
+# %% ../nbs/06_adaln.ipynb #82864c2b
 _paper = dict(grid=(16, 16), K=4096, T=100, schedule='released', width=512, depth=24, heads=16, clip_dim=512, mlp='conv', mlp_ratio=4,
               dropout=0., block='paper', timestep='table', position='hw', qk_norm=False, cond_width=0)
 _presets = dict(tiny={}, ffhq=_paper, coco=_paper)
@@ -70,7 +70,7 @@ def preset(cls: DenoiserConfig,
     if name not in _presets: raise ValueError(f"there is no preset {name!r}: choose one of {', '.join(_presets)}")
     return cls(**{**_presets[name], **overrides})
 
-# %% ../nbs/06_adaln.ipynb #a509eba1
+# %% ../nbs/06_adaln.ipynb #812aef65
 def ada_layer_norm(
     x: Tensor,      # tokens (B, N, W)
     scale: Tensor,  # (B, W); 0 leaves the normalised value as it is
@@ -79,7 +79,7 @@ def ada_layer_norm(
     "Layer norm without weights of its own, then `(1 + scale)` and `shift`, the same for all tokens of a picture."
     return torch.addcmul(shift[:, None], F.layer_norm(x, x.shape[-1:]), 1 + scale[:, None])
 
-# %% ../nbs/06_adaln.ipynb #b2d366f0
+# %% ../nbs/06_adaln.ipynb #d934bb2d
 class Modulation(nn.Module):
     "From a condition to `n` vectors of `width` numbers: embed, SiLU, linear."
     def __init__(self,
@@ -94,7 +94,7 @@ class Modulation(nn.Module):
     def forward(self, z):                                                # (B,) or (B, D)
         return self.out(F.silu(self.embed(z))).unflatten(-1, (self.n, -1))  # (B, n, W)
 
-# %% ../nbs/06_adaln.ipynb #6bd637d7
+# %% ../nbs/06_adaln.ipynb #d9d05741
 def _rotary(grid, channels):
     "Cosines and sines of the angles by which the pairs of a head turn: (2, N, channels/2); half of the pairs for rows, half for columns."
     freq = 100 ** -(torch.arange(channels // 4) / (channels // 4))
@@ -106,7 +106,7 @@ def _rotate(x, rot):  # (B, heads, N, channels), (2, N, channels/2)
     (a, b), (cos, sin) = x.chunk(2, -1), rot.to(x.dtype)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
-# %% ../nbs/06_adaln.ipynb #a0ff3698
+# %% ../nbs/06_adaln.ipynb #c2664752
 class Attention(nn.Module):
     "Every token looks at every other; no mask."
     def __init__(self, cfg: DenoiserConfig):
@@ -122,7 +122,7 @@ class Attention(nn.Module):
         if self.rot is not None: q, k = _rotate(q, self.rot), _rotate(k, self.rot)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-# %% ../nbs/06_adaln.ipynb #4c5a3ec3
+# %% ../nbs/06_adaln.ipynb #3fabe23e
 def gelu2(x: Tensor) -> Tensor:
     "x * sigmoid(1.702 x), the approximation of GELU in the release."
     return F.silu(1.702 * x) / 1.702
@@ -147,7 +147,7 @@ class ConvMLP(nn.Module):
         x = x.unflatten(1, self.grid).permute(0, 3, 1, 2)      # (B, W, h, w), a view: channels last in memory
         return self.conv2(gelu2(self.conv1(x))).permute(0, 2, 3, 1).flatten(1, 2)
 
-# %% ../nbs/06_adaln.ipynb #e22c0bdf
+# %% ../nbs/06_adaln.ipynb #ddda5733
 class Block(nn.Module):
     "Attention, then MLP, each behind an adaptive layer norm and added to its input."
     def __init__(self, cfg: DenoiserConfig):
@@ -167,7 +167,7 @@ class Block(nn.Module):
         m = self.drop(self.mlp(ada_layer_norm(x, s2, b2)))
         return torch.addcmul(x, m, g2[:, None]) if self.zero else x + m
 
-# %% ../nbs/06_adaln.ipynb #0f571ec6
+# %% ../nbs/06_adaln.ipynb #f485f426
 class Denoiser(nn.Module):
     """From a damaged token grid, its timestep and a CLIP embedding to logits of the undamaged grid: `Denoiser(cfg)(xt, t, c)`.
 
@@ -186,7 +186,7 @@ class Denoiser(nn.Module):
         self.null_embedding = nn.Parameter(torch.randn(cfg.clip_dim))
         self._init()
 
-# %% ../nbs/06_adaln.ipynb #dfe16a28
+# %% ../nbs/06_adaln.ipynb #c92c2f80
 @patch
 def _init(self: Denoiser):
     "Weights N(0, 0.02), biases 0; with `block='zero'` also zero gates and a zero head, so that an untrained model is the identity under a uniform guess."
@@ -196,7 +196,7 @@ def _init(self: Denoiser):
     if self.cfg.block == 'zero':
         for m in [self.head, *(f.out for b in self.blocks for f in (b.time, b.clip))]: nn.init.zeros_(m.weight)
 
-# %% ../nbs/06_adaln.ipynb #3a41dfe2
+# %% ../nbs/06_adaln.ipynb #d0127b10
 @patch
 def timestep(self: Denoiser,
     t: Tensor | int,  # timesteps in 1..T, (B,) int64
@@ -214,7 +214,7 @@ def _waves(t, channels):  # (B,) -> (B, channels)
     angle = t[:, None] * 10_000 ** -(torch.arange(channels // 2, device=t.device) / (channels // 2))
     return torch.cat([angle.sin(), angle.cos()], -1)
 
-# %% ../nbs/06_adaln.ipynb #b43f75d5
+# %% ../nbs/06_adaln.ipynb #6c2c5963
 @patch
 def condition(self: Denoiser,
     c: Tensor,  # CLIP embeddings, unit norm, (B, D)
@@ -227,7 +227,7 @@ def condition(self: Denoiser,
     if self.cfg.block == 'zero': c = c * D**0.5  # entries of about 1 instead of 1/sqrt(D)
     return torch.stack([b.clip(c) for b in self.blocks], 1)
 
-# %% ../nbs/06_adaln.ipynb #e7062409
+# %% ../nbs/06_adaln.ipynb #ce2b978e
 @patch
 def forward(self: Denoiser,
     xt: Tensor,                  # damaged tokens, 0..K with K the mask, (B, N) int64
@@ -249,7 +249,7 @@ def forward(self: Denoiser,
     for i, block in enumerate(self.blocks): x = block(x, mt[:, i], mc[:, i])
     return self.head(self.norm(x))
 
-# %% ../nbs/06_adaln.ipynb #7db4fda2
+# %% ../nbs/06_adaln.ipynb #b9adf9b8
 @patch
 def null(self: Denoiser,
     B: int = 1,  # rows
@@ -262,7 +262,7 @@ def num_params(self: Denoiser) -> int:  # learned numbers
     "How many numbers are learned."
     return sum(p.numel() for p in self.parameters())
 
-# %% ../nbs/06_adaln.ipynb #fd6f1800
+# %% ../nbs/06_adaln.ipynb #9db85403
 @patch
 def save(self: Denoiser,
     folder: str | Path,  # where config.json and model.safetensors go

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DenoiserTraining', 'DenoiserObjective', 'bits_per_token', 'denoiser_loop', 'train_denoiser', 'finetune_guidance']
 
-# %% ../nbs/09_training.ipynb #34fddbb0
+# %% ../nbs/09_training.ipynb #4f942a46
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from .pseudo_text import pseudo_text
 from .sampling import sample
 from .show import image_grid
 
-# %% ../nbs/09_training.ipynb #1c777b77
+# %% ../nbs/09_training.ipynb #0f65359b
 @dataclass
 class DenoiserTraining:
     "How a denoiser is trained, beside what `LoopConfig` says."
@@ -30,7 +30,7 @@ class DenoiserTraining:
     aux_weight: float = 5e-4  # of the cross-entropy on x0, beside the bound
     importance: bool = True  # draw timesteps in proportion to their loss; False = uniformly
 
-# %% ../nbs/09_training.ipynb #0952c41b
+# %% ../nbs/09_training.ipynb #262b8e98
 class DenoiserObjective(nn.Module):
     "The training loss of a denoiser on tokens and CLIP image embeddings (CLIP-VQDiffusion section 3; bound and weights: VQ-Diffusion 2111.14822)."
     def __init__(self,
@@ -56,7 +56,7 @@ class DenoiserObjective(nn.Module):
         p = 1 / d.cfg.T if pt is None else pt
         return loss, dict(bits=(vb.detach() / p).mean() / x0.shape[1] / math.log(2), x0_nll=aux.detach().mean() / x0.shape[1])
 
-# %% ../nbs/09_training.ipynb #b80f013a
+# %% ../nbs/09_training.ipynb #7810468a
 @torch.no_grad()
 def bits_per_token(
     denoiser: Denoiser,  # in eval mode
@@ -77,7 +77,7 @@ def bits_per_token(
         total += denoiser.diffusion.bound(lambda xt, t: denoiser(xt, t, c), x0, num_timesteps, g).sum().item()
     return total / n
 
-# %% ../nbs/09_training.ipynb #84bf9dab
+# %% ../nbs/09_training.ipynb #876c6bfc
 def denoiser_loop(**changes) -> LoopConfig:
     "The loop settings used for denoisers here; keyword arguments change single values."
     return LoopConfig(**{**dict(steps=6000, batch_size=64, lr=1e-3, betas=(0.9, 0.96), weight_decay=0.045, warmup=200, ema=0.999, save_every=100, preview_every=250, log_every=25), **changes})
@@ -136,7 +136,7 @@ def train_denoiser(
     l.accelerator.wait_for_everyone()
     return best
 
-# %% ../nbs/09_training.ipynb #29f0c431
+# %% ../nbs/09_training.ipynb #38a8ac16
 def finetune_guidance(
     denoiser: Denoiser,  # a trained base model
     encoded: Dataset,  # what it was trained on
