@@ -1,6 +1,6 @@
 """Parity of `Denoiser` with the authors' network, and the name of every released tensor here.
 
-    python .ci/checks/golden_denoiser.py [reference folder, default ../shared/reference]
+    python .ci/checks/golden_denoiser.py [shared folder, default ../shared]
 
 Not part of the package: it needs the reference files, which are not committed.
 """
@@ -58,6 +58,6 @@ def check_logits(file):
 
 
 if __name__ == '__main__':
-    ref = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[2] / '../shared/reference')
+    ref = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[2] / '../shared') / 'reference'
     check_keys(ref / 'keys/keys_ffhq_finetune.json', 'ffhq')
     check_logits(ref / 'golden/diffusion_T100.pt')
