@@ -208,3 +208,6 @@ def info(
     print(f"tokenizer: {t.image_size} pixels, {pipe.tokenizer.grid[0]}x{pipe.tokenizer.grid[1]} tokens of {t.codes} codes, {t.quantizer}, {count(pipe.tokenizer)}, fingerprint {pipe.tokenizer.fingerprint}")
     print(f"denoiser: {d.depth} blocks of width {d.width}, T = {d.T}, {count(pipe.denoiser)}")
     print('sampling defaults:', ', '.join(f'{k} {v}' for k, v in pipe.defaults.items()))
+
+# %% ../nbs/16_cli.ipynb #eb3d8ec7
+if __name__ == '__main__' and '__file__' in globals(): main()

@@ -437,7 +437,14 @@ def _write_log(self: Loop):
     tmp.write_text(''.join(json.dumps(l) + '\n' for l in self.log))
     os.replace(tmp, self.out / 'log.jsonl')
 
-# %% ../nbs/02_loop.ipynb #3bc7791d
+# %% ../nbs/02_loop.ipynb #ffe8f71c
+@patch
+def _any(self: Loop, yes):
+    "True in every process as soon as it is true in one: their clocks differ, and all must stop at the same step."
+    if self.world == 1: return yes
+    return self.accelerator.reduce(torch.tensor(float(yes), device=self.device), 'sum').item() > 0
+
+
 @patch
 def _quietly(self: Loop, f):
     "Call f(self) in eval mode, without gradients."
@@ -454,7 +461,7 @@ def _show(self: Loop):
             im.save(self.out / 'previews' / f'step_{self.step:08d}.png')
     if len(self.log) > 1: show_curves(self.log, path=self.out / 'curves.png')
 
-# %% ../nbs/02_loop.ipynb #ea0ecc1d
+# %% ../nbs/02_loop.ipynb #ef203bab
 @patch
 def run(self: Loop) -> bool:  # True when all steps are done, False when `max_minutes` ended it early
     "Train to the last step, from wherever the folder stands. Raises FloatingPointError when the loss is no longer finite, OSError when the folder cannot be written, ValueError when a stream is shorter than a batch."
@@ -473,7 +480,7 @@ def run(self: Loop) -> bool:  # True when all steps are done, False when `max_mi
             if not torch.isfinite(logs['loss']):
                 raise FloatingPointError(f"the loss became {logs['loss'].item()} at step {self.step}; the last good checkpoint is in {self.out / 'checkpoints'}: try a lower learning rate, or mixed_precision='bf16' instead of 'fp16'")
             bar.update()
-            done = bool(c.max_minutes) and time.monotonic() - begun > 60 * c.max_minutes
+            done = bool(c.max_minutes) and self._any(time.monotonic() - begun > 60 * c.max_minutes)
             save = self.step % c.save_every == 0 or self.step == c.steps or done
             if self.step % c.log_every == 0 or save or (c.preview_every and self.step % c.preview_every == 0):
                 mean = {k: self.accelerator.reduce((v / n).to(self.device), 'mean').item() for k, v in sums.items()}
