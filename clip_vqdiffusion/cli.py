@@ -15,7 +15,7 @@ import typer
 app = typer.Typer(name='clipvqd', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Text-to-image models from images without captions (CLIP-VQDiffusion). Start with: clipvqd generate \"a smiling person with a top hat\"")
 
-# %% ../nbs/16_cli.ipynb #6fcacc5f
+# %% ../nbs/16_cli.ipynb #90d062ec
 _KNOWN = (ValueError, TypeError, OSError, FloatingPointError)  # errors that say themselves what to do
 
 
@@ -35,6 +35,7 @@ def main() -> None:  # exits with status 0, 1 (something is wrong), 2 (a verb or
 
 def _prepare(threads=0):
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    for name, value in dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0').items(): os.environ.setdefault(name, value)  # before torch: idle threads sleep, so that a busy machine is not slowed down tenfold
     import torch
     if threads: torch.set_num_threads(threads)
     return 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawn', 'CLIPVQDiffusion', 'bundled_models', 'Recipe', 'recipe', 'split_off', 'train_pipeline']
 
-# %% ../nbs/11_pipeline.ipynb #5c17dec2
+# %% ../nbs/11_pipeline.ipynb #f89006b1
 import json, shutil, time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
+from accelerate import Accelerator
 from fastcore.basics import patch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch.utils.data import Dataset
@@ -269,7 +269,7 @@ def split_off(
     held = set(range(0, n * k, k))
     return _Part(images, [i for i in range(len(images)) if i not in held], f'train{k}'), _Part(images, sorted(held), f'held{k}')
 
-# %% ../nbs/11_pipeline.ipynb #6ce5c8c3
+# %% ../nbs/11_pipeline.ipynb #c8290674
 def train_pipeline(
     images: Dataset,  # items {'image'}, from `image_dataset` or `avatars`
     out: str | Path,  # the model's folder; training state in `out/training`
@@ -285,7 +285,7 @@ def train_pipeline(
     """From images without captions to a text-to-image model. Interrupted anywhere, the same call goes on.
 
     Raises ValueError for images or settings that do not fit, OSError when nothing can be written."""
-    state = PartialState()
+    state = Accelerator()
     if not state.is_main_process: say = lambda s: None
     r, out, begun = settings or recipe('tiny'), Path(out), time.monotonic()
     left = lambda share: max(0.1 * max_minutes, share * (max_minutes - (time.monotonic() - begun) / 60)) if max_minutes else 0
