@@ -6,9 +6,10 @@
 __all__ = ['BPE_NAME', 'CLIP_LOOP', 'contrastive_loss', 'train_bpe', 'CLIP', 'CLIPConfig', 'new_clip', 'preprocess',
            'embed_images', 'embed_texts', 'image_features', 'save_clip', 'load_clip', 'train_clip']
 
-# %% ../nbs/03_clip.ipynb #bc89f45a
-import gzip, hashlib, itertools, json, math, os, tempfile, warnings
+# %% ../nbs/03_clip.ipynb #1a0188bb
+import errno, gzip, hashlib, itertools, json, math, tempfile, warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,13 +19,14 @@ import open_clip, torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from fastcore.basics import patch
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save as _to_safetensors
 from torch import nn
 
-from .loop import Loop, LoopConfig
-from .show import to_tensor
+from .loop import Loop, LoopConfig, _read_object
+from .show import _write_bytes, to_tensor
 
 # %% ../nbs/03_clip.ipynb #4d305851
 def contrastive_loss(
@@ -241,13 +243,17 @@ def embed_images(
     parts = [clip.model.encode_image(preprocess(clip, images[i:i + batch_size], antialias)) for i in range(0, max(len(images), 1), batch_size)]
     return F.normalize(torch.cat(parts).float(), dim=-1)
 
-# %% ../nbs/03_clip.ipynb #eaf9e350
+# %% ../nbs/03_clip.ipynb #80c1a9e3
+def _length(tokenizer, text):
+    "Tokens of a text, start and end included, before anything is cut."
+    if hasattr(tokenizer, 'encode'): return len(tokenizer.encode(text)) + 2             # open_clip's SimpleTokenizer
+    if hasattr(tokenizer, 'tokenizer'): return len(tokenizer.tokenizer(text)['input_ids'])   # its HFTokenizer, around one of transformers
+    return 0                                                                            # nobody knows
+
 def _cut(clip, text):
     "The words at the end of `text` that do not fit into the context."
-    room, words = clip.context_length - 2, text.split()       # start and end token take two places
-    if not hasattr(clip.tokenizer, 'encode') or len(clip.tokenizer.encode(text)) <= room: return []
-    n = next(n for n in range(len(words)) if len(clip.tokenizer.encode(' '.join(words[:n + 1]))) > room)
-    return words[n:]
+    words, long = text.split(), lambda words: _length(clip.tokenizer, ' '.join(words)) > clip.context_length
+    return words[next(n for n in range(len(words)) if long(words[:n + 1])):] if long(words) else []
 
 def _check_texts(texts):
     if isinstance(texts, str): texts = [texts]
@@ -269,7 +275,8 @@ def embed_texts(
     texts = _check_texts(texts)
     for t in texts:
         if cut := _cut(clip, t):
-            warnings.warn(f'the prompt is longer than the {clip.context_length - 2} tokens this CLIP reads; ignored from here on: {" ".join(cut)!r}', stacklevel=2)
+            room = clip.context_length - _length(clip.tokenizer, '')
+            warnings.warn(f'the prompt is longer than the {room} tokens this CLIP reads; ignored from here on: {" ".join(cut)!r}', stacklevel=3)   # 1 is here, 2 torch's no_grad, 3 who called
     parts = [clip.model.encode_text(clip.tokenize(texts[i:i + batch_size]).to(clip.device)) for i in range(0, len(texts), batch_size)]
     return F.normalize(torch.cat(parts).float(), dim=-1)
 
@@ -289,16 +296,11 @@ def image_features(
     out = visual.forward_intermediates(preprocess(clip, images, antialias), indices=take, intermediates_only=True)
     return out['image_intermediates']
 
-# %% ../nbs/03_clip.ipynb #fb3872cb
+# %% ../nbs/03_clip.ipynb #8b906176
 def _write(path, content):
-    "Bytes to `path`: temporary name, fsync, rename; a reader never sees half a file."
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(tmp, 'wb') as f: f.write(content); f.flush(); os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except OSError as e:
-        tmp.unlink(missing_ok=True)
-        raise OSError(f'cannot write {path}: {e.strerror}.') from e
+    "Bytes to `path`; a reader never sees half a file."
+    try: _write_bytes(path, content)
+    except OSError as e: raise OSError(f'cannot write {path}: {e.strerror}.') from e
 
 def save_clip(
     clip: CLIP,
@@ -321,10 +323,30 @@ def save_clip(
     _write(folder/'open_clip_config.json', (json.dumps(config, indent=2) + '\n').encode())
     return folder
 
-# %% ../nbs/03_clip.ipynb #d4e7df3c
+# %% ../nbs/03_clip.ipynb #83f95b92
 def _out_of_reach(what, e):
     return ConnectionError(f'cannot download {what}: the Hugging Face hub is out of reach; pass a local CLIP with --clip FOLDER, '
                            f'or train one with `clipvqd train-clip` ({type(e).__name__}).')
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+@contextmanager
+def _fetching(what):
+    "What goes wrong between here and the hub becomes one sentence; open_clip wraps the reason in errors of its own, so the whole chain of causes is looked at."
+    try: yield
+    except Exception as e:
+        chain = [e]
+        while (cause := chain[-1].__cause__ or chain[-1].__context__): chain.append(cause)
+        first = lambda *kinds: next((x for x in chain if isinstance(x, kinds)), None)
+        if disk := next((x for x in chain if isinstance(x, OSError) and x.errno in _DISK), None):
+            raise OSError(f'cannot store {what}: {disk.strerror}; free some space, or set HF_HOME to a folder where there is some.') from e
+        if first(GatedRepoError): raise PermissionError(f'{what} is given out on request only: ask for it on huggingface.co, and log in with `hf auth login`.') from e
+        if first(RepositoryNotFoundError, RevisionNotFoundError): raise FileNotFoundError(f'there is no such repository on the Hugging Face hub: {what}; check the spelling, or log in if it is private.') from e
+        if first(HFValidationError): raise ValueError(f'{what} is not the name of a repository of the Hugging Face hub; those look like hf-hub:OWNER/NAME.') from e
+        if (x := first(EntryNotFoundError)) and not isinstance(x, LocalEntryNotFoundError): raise FileNotFoundError(f'the repository {what} holds no CLIP in the format of open_clip: {str(x).splitlines()[0]}') from e
+        if isinstance(e, ValueError) and not first(OSError, *HfHubHTTPError.__bases__): raise          # the file came, and was refused: `_create` has said why
+        if first(OSError, *HfHubHTTPError.__bases__): raise _out_of_reach(what, e) from e
+        raise ValueError(f'{what} cannot be loaded: {type(e).__name__}: {(str(e) or "without a word").splitlines()[0]}') from e
 
 def _split_name(name):
     "'MODEL/TAG' -> (MODEL, TAG); TAG is '' when none is given; raises ValueError when open_clip knows no such MODEL."
@@ -339,9 +361,8 @@ def _split_name(name):
     raise ValueError(f'{name!r} is neither a folder nor the name of an open_clip model; {hint}')
 
 def _download(model, tag, tag_cfg):
-    "Path of the weights of a public CLIP; raises ConnectionError when they cannot be fetched."
-    try: return open_clip.pretrained.download_pretrained(tag_cfg)
-    except Exception as e: raise _out_of_reach(f'{model}/{tag}', e) from e
+    "Path of the weights of a public CLIP; raises what `_fetching` raises."
+    with _fetching(f'{model}/{tag}'): return open_clip.pretrained.download_pretrained(tag_cfg)
 
 # %% ../nbs/03_clip.ipynb #deb8a92f
 def _create(name, **kw):
@@ -359,7 +380,7 @@ def _create(name, **kw):
             raise ValueError(f'the weights in {what} do not fit the model: {first[:200]}') from e
         raise
 
-# %% ../nbs/03_clip.ipynb #05fc2410
+# %% ../nbs/03_clip.ipynb #22e2efde
 def _load_folder(folder, device):
     "A folder with open_clip_config.json and open_clip_model.safetensors."
     folder = Path(folder)
@@ -369,9 +390,9 @@ def _load_folder(folder, device):
             there = [p.name for p in folder.iterdir() if p.suffix in ('.bin', '.pt', '.pth', '.ckpt')]
             why = f' ({there[0]} is a pickle and is not read)' if there else ' (its training has not written a result yet)' if (folder/'training').is_dir() else ''
             raise FileNotFoundError(f'{str(folder)!r} holds no CLIP: {f} is missing{why}.')
-    try: config = json.loads((folder/'open_clip_config.json').read_text())
-    except json.JSONDecodeError as e: raise ValueError(f'{folder}/open_clip_config.json is not JSON: {e}.') from e
-    text = config['model_cfg']['text_cfg']
+    config = _read_object(folder/'open_clip_config.json')
+    try: text, _, _ = (config['model_cfg'][k] for k in ('text_cfg', 'vision_cfg', 'embed_dim'))
+    except (KeyError, TypeError) as e: raise ValueError(f'{folder}/open_clip_config.json is no configuration of open_clip: it needs model_cfg with embed_dim, vision_cfg and text_cfg; give a folder written by `clipvqd train-clip` or by open_clip.') from e
     model, bpe = _create(f'local-dir:{folder}', device=device), None
     if text.get('hf_tokenizer_name'): tokenizer = open_clip.get_tokenizer(f'local-dir:{folder}')
     else:
@@ -380,13 +401,12 @@ def _load_folder(folder, device):
             path = folder/Path(kw.pop('bpe_path')).name
             if not path.is_file(): raise FileNotFoundError(f'{str(folder)!r} holds no CLIP: its vocabulary {path.name} is missing.')
             bpe = path.read_bytes(); kw['bpe_path'] = str(path)
-        tokenizer = SimpleTokenizer(context_length=text['context_length'], **kw)
-        if tokenizer.vocab_size != text['vocab_size']:
-            raise ValueError(f'the vocabulary in {folder} has {tokenizer.vocab_size} entries, the model {text["vocab_size"]}: they do not belong together.')
+        tokenizer = SimpleTokenizer(context_length=model.context_length, **kw)
+        if tokenizer.vocab_size != model.vocab_size: raise ValueError(f'the vocabulary in {folder} has {tokenizer.vocab_size} entries, the model {model.vocab_size}: they do not belong together.')
     config = dict(model_cfg=config['model_cfg'], preprocess_cfg=dict(model.visual.preprocess_cfg))
     return CLIP(model, tokenizer, _plain(config), name=str(folder), bpe=bpe)
 
-# %% ../nbs/03_clip.ipynb #e689dcdc
+# %% ../nbs/03_clip.ipynb #5d63455d
 def load_clip(
     name: str = 'ViT-B-32/openai',      # 'MODEL/TAG' of open_clip, 'MODEL' with `pretrained`, 'hf-hub:ORG/REPO', or a folder
     pretrained: str = None,             # a tag, or a local weights file (.safetensors, or a torch file of tensors only)
@@ -395,9 +415,10 @@ def load_clip(
     """Loads a CLIP; the activation function (GELU or its approximation QuickGELU) is taken from the tag, which is what the weights were trained with.
 
     Raises ValueError (unknown model or tag, a pickle, weights of another shape), FileNotFoundError (no such folder or file) or
-    ConnectionError (download impossible)."""
+    ConnectionError (the hub is out of reach), PermissionError (a repository given out on request), OSError (no space for the download)."""
     name = str(name).removeprefix('local-dir:')
     if pretrained is None and Path(name).expanduser().is_dir(): return _load_folder(Path(name).expanduser(), device)
+    if pretrained is None and Path(name).expanduser().is_file(): raise ValueError(f'{name} is a file; give the folder of the CLIP it belongs to, or both parts: load_clip(MODEL, pretrained={name!r}), MODEL being a name of open_clip such as ViT-B-32.')
     if name.startswith('hf-hub:'): return _load_hub(name, device)
     model, tag = _split_name(name)
     path = None
@@ -413,22 +434,22 @@ def load_clip(
         raise ValueError(f'the open_clip model {model} has {said}; write {model}/TAG with one of: {", ".join(close)}.')
     return _load_named(model, tag, tag_cfg, path, device)
 
-# %% ../nbs/03_clip.ipynb #62355585
+# %% ../nbs/03_clip.ipynb #a3aaeeb8
 def _load_named(model, tag, tag_cfg, path, device):
     "A model of open_clip's list, weights from its tag or from a file."
     model_cfg = open_clip.get_model_config(model)
     quick = bool((tag_cfg or model_cfg).get('quick_gelu', False))
     kw = dict(force_quick_gelu=quick, quick_gelu=quick, force_preprocess_cfg=dict(tag_cfg), device=device)
     m = _create(model, pretrained=path or _download(model, tag, tag_cfg), **kw)
-    try: tokenizer = open_clip.get_tokenizer(model)
-    except Exception as e: raise _out_of_reach(f'the tokenizer of {model}', e) from e
+    with _fetching(f'the tokenizer of {model}'): tokenizer = open_clip.get_tokenizer(model)
     config = _plain(dict(model_cfg=model_cfg | dict(quick_gelu=quick), preprocess_cfg=dict(m.visual.preprocess_cfg)))
     return CLIP(m, tokenizer, config, name=f'{model}/{tag}' if tag else model, public=path is None)
 
 def _load_hub(name, device):
     "A model repository of the Hugging Face hub in open_clip's format."
-    try: model, tokenizer, model_cfg = open_clip.create_model(name, device=device), open_clip.get_tokenizer(name), open_clip.get_model_config(name)
-    except Exception as e: raise _out_of_reach(name, e) from e
+    with _fetching(name):
+        open_clip.pretrained.download_pretrained_from_hf(name.removeprefix('hf-hub:'))     # create_model goes on with random weights when these cannot be had
+        model, tokenizer, model_cfg = _create(name, device=device), open_clip.get_tokenizer(name), open_clip.get_model_config(name)
     return CLIP(model, tokenizer, _plain(dict(model_cfg=model_cfg, preprocess_cfg=dict(model.visual.preprocess_cfg))), name=name, public=True)
 
 # %% ../nbs/03_clip.ipynb #a92bfa15
@@ -471,7 +492,7 @@ def _some_texts(pairs, n=2000):
         texts.append(item['text'])
     return texts
 
-# %% ../nbs/03_clip.ipynb #aaa88a29
+# %% ../nbs/03_clip.ipynb #23834bc4
 def train_clip(
     pairs,                      # Dataset of {'image': (3,S,S) float in [-1,1], 'text': str}
     out,                        # folder: the CLIP in open_clip's format, and `training/` with checkpoints, log and curves
@@ -497,7 +518,7 @@ def train_clip(
         return contrastive_loss(u, v, scale, same), dict(accuracy=hit, logit_scale=scale)
 
     towers = _TwoTowers(clip.model.requires_grad_(True))
-    run = Loop(out/'training', loop, dict(clip=towers), pairs, step, settings=dict(clip=asdict(cfg), vocabulary=hashlib.sha256(clip.bpe).hexdigest()))
+    run = Loop(out/'training', loop, dict(clip=towers), pairs, step, settings=dict(clip=asdict(cfg), vocabulary=hashlib.sha256(clip.bpe).hexdigest(), data=getattr(pairs, 'fingerprint', None)))
     run.run()
     if run.main:
         clip.model = run.averaged('clip').clip

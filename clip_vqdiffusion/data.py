@@ -6,8 +6,8 @@
 __all__ = ['AVATAR_ATTRIBUTES', 'HELD_OUT_PAIRS', 'is_held_out', 'sample_attributes', 'draw_avatar', 'avatar_caption',
            'parse_caption', 'Avatars', 'avatars', 'Images', 'StreamedImages', 'image_dataset']
 
-# %% ../nbs/01_data.ipynb #aa1f38a3
-import hashlib, json, math, os, random, re, shutil, tempfile, warnings
+# %% ../nbs/01_data.ipynb #8bd15694
+import hashlib, json, math, os, random, re, shutil, sys, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -329,17 +329,17 @@ def _mentioned(seed):
     rng = random.Random(4*seed + 3)
     return rng.sample(list(AVATAR_ATTRIBUTES), rng.choice((1, 2, 3, 3, 4, 4, 5, 5) + 12 * (11,)))
 
-# %% ../nbs/01_data.ipynb #1b190b64
+# %% ../nbs/01_data.ipynb #350c35f2
 def _said_as(name, value):
     "The regular expression of one value of one attribute."
-    absent = dict(glasses='(no|without) glasses', hat='(no|without a) hat', beard='no beard|clean-shaven', neckwear='(no|without) neckwear')
+    absent = dict(glasses='(no|without) glasses', hat='(no|without( a)?) hat', beard='(no|without( a)?) beard|clean-shaven', neckwear='(no|without) neckwear')
     if value == 'none': return absent[name]
     if name == 'hair_style': return 'pigtails' if value == 'pigtails' else rf'{value} (\w+ )?hair'
     if name == 'hair_color': return f'{value} (hair|pigtails)'
     if name == 'expression': return f'{value} (expression|person|character|clean-shaven)'
     return f'{value} {name}' if name in ('background', 'skin', 'face', 'shirt') else value
 
-_PHRASES = {(k, v): re.compile(rf'\b({_said_as(k, v)})\b') for k, values in AVATAR_ATTRIBUTES.items() for v in values}
+_PHRASES = {(k, v): re.compile(rf'\b({_said_as(k, v)})\b', re.IGNORECASE) for k, values in AVATAR_ATTRIBUTES.items() for v in values}
 
 def parse_caption(
     text: str, # a caption
@@ -352,7 +352,7 @@ def parse_caption(
         out[k] = v
     return out
 
-# %% ../nbs/01_data.ipynb #6e951a31
+# %% ../nbs/01_data.ipynb #dcefea7f
 class Avatars(Dataset):
     "Drawn faces, made anew at each access from `seed` and the index; see `avatars`."
     skipped = {}   # nothing can be broken here; same interface as the other sources
@@ -361,7 +361,9 @@ class Avatars(Dataset):
         if n < 1: raise ValueError(f"avatars needs n of at least 1, got {n}.")
         if n > 2**32 or seed < 0: raise ValueError(f"avatars needs seed of at least 0 and n up to 2**32, got seed={seed}, n={n}.")
         self.n, self.size, self.seed, self.split, self.captions, self.attributes = n, size, seed, split, captions, attributes
-        look = b''.join(draw_avatar(sample_attributes(i, split), size, i).tobytes() for i in range(4))   # other drawing code, other fingerprint
+        faces = [sample_attributes(i, split) for i in range(4)]
+        look = b''.join(draw_avatar(a, size, i).tobytes() for i, a in enumerate(faces))                   # other drawing code, other fingerprint
+        if captions: look += '\n'.join(avatar_caption(a, seed=i) for i, a in enumerate(faces)).encode()   # and so with the words
         self.fingerprint = hashlib.sha256(repr(('avatars', n, size, seed, split)).encode() + look).hexdigest()[:16]
 
     def __len__(self): return self.n
@@ -388,8 +390,8 @@ def avatars(
     "A data set of drawn faces, the stand-in for FFHQ (section 4). Raises `ValueError` for an impossible n, size, seed or split."
     return Avatars(n, size, seed, split, captions, attributes)
 
-# %% ../nbs/01_data.ipynb #e1a3684d
-_MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485   # Pillow's own limit against decompression bombs
+# %% ../nbs/01_data.ipynb #9a8b8495
+_MAX_PIXELS = 89_478_485   # Pillow's own limit against decompression bombs, unless it was changed or switched off
 
 def _rgb(im):
     "Any mode Pillow reads as RGB: 16 bit scaled to 8, transparency on white."
@@ -414,44 +416,61 @@ def _square(im, size):
     if max(w, h) > 4*s: im, box = im.crop([round(v) for v in box]), (0, 0, s, s)     # a long strip: no need to convert all of it
     return _rgb(im).resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
-# %% ../nbs/01_data.ipynb #b0d27012
+# %% ../nbs/01_data.ipynb #90e39317
 def _prepare(source, size, min_size, max_pixels):
     "(picture, None) or (None, why not) for a path or the bytes of a file."
+    if Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS: Image.MAX_IMAGE_PIXELS = max_pixels   # one number for all threads: it is only ever raised
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as im:
             w, h = im.size
             if min(w, h) < min_size: return None, f'too small: {w} × {h} pixels, the shorter side must have {min_size}'
-            if w*h > max_pixels: return None, f'too large: {w} × {h} pixels, the limit is {max_pixels:,}'
+            if w*h > max_pixels: return None, f'too large: the limit is {max_pixels:,} pixels, here are {w} × {h}'
             return _square(im, size), None
-    except Image.DecompressionBombError: return None, f'too large: more than {2*_MAX_PIXELS:,} pixels'
+    except Image.DecompressionBombError: return None, f'too large: the limit is {max_pixels:,} pixels'   # Pillow's comes at twice its limit, which is not below ours
     except UnidentifiedImageError: return None, 'not an image, or of an unknown format'
     except MemoryError: return None, 'too large for the memory'
-    except Exception as e: return None, f'unreadable: {str(e) or type(e).__name__}'   # decoders raise anything at all
+    except Exception as e: return None, f"unreadable: {getattr(e, 'strerror', None) or str(e) or type(e).__name__}"   # decoders raise anything at all
 
-# %% ../nbs/01_data.ipynb #01546d44
+# %% ../nbs/01_data.ipynb #78441c50
 _SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.avif', '.ppm', '.pgm'}
-_SPLIT_FOLDERS = ('train', 'test', 'validation', 'val')
+_SPLIT_FOLDERS = ('train', 'test', 'validation', 'val', 'valid')
+
+def _is_image(path): return path.suffix.lower() in _SUFFIXES
 
 def _walk(root, leave_out=()):
-    for folder, inner, files in os.walk(root):
-        inner[:] = sorted(d for d in inner if not d.startswith('.') and not (Path(folder) == root and d in leave_out))
+    "All files under root. Links to folders are followed, but each folder is read once: a link may lead in a circle."
+    seen = set()
+    def new(folder): there = folder.stat(); key = there.st_dev, there.st_ino; return not (key in seen or seen.add(key))
+    new(root)
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = [d for d in sorted(inner) if not d.startswith('.') and not (Path(folder) == root and d in leave_out) and new(Path(folder)/d)]
         yield from (Path(folder)/f for f in sorted(files) if not f.startswith('.'))
 
+# %% ../nbs/01_data.ipynb #6c31f3f7
 def _split_root(root, split):
-    "The folder to read for a split, and the subfolders that belong to others."
-    if (root/split).is_dir(): return root/split, ()
+    "The folder to read for a split, and the subfolders that belong to others; says on stderr what is left out. Raises `ValueError` for a split that is not there."
     found = [s for s in _SPLIT_FOLDERS if (root/s).is_dir()]
-    if split == 'train' and 'train' not in found: return root, found
-    raise ValueError(f"{root} has no split {split!r}: there is no folder {root/split}" + (f", only {', '.join(found)}." if found else "; without subfolders all images are 'train'."))
+    say = lambda words: print(f'{root}: {words}.', file=sys.stderr)
+    if split != 'train':
+        if (root/split).is_dir(): return root/split, ()
+        raise ValueError(f"{root} has no split {split!r}: there is no folder {root/split}" + (f", only {', '.join(found)}." if found else "; without subfolders all images are 'train'."))
+    if 'train' not in found:
+        if found: say(f"there is no folder 'train', so all is read but {', '.join(found)}")
+        return root, found
+    others = sorted(p.name for p in root.iterdir() if p.name[0] != '.' and p.name not in _SPLIT_FOLDERS and (any(map(_is_image, _walk(p))) if p.is_dir() else _is_image(p)))
+    names = f"{', '.join(others[:3])}{f' and {len(others) - 3:,} more' if len(others) > 3 else ''}"
+    if others and found == ['train']: say(f"'train' is read like what lies beside it ({names}); give {root/'train'} to read that alone")
+    elif others: say(f"only 'train' is read; images left out are in {', '.join(found[1:])} and {names}")
+    return (root, ()) if others and found == ['train'] else (root/'train', ())
 
-# %% ../nbs/01_data.ipynb #05eebb0f
+# %% ../nbs/01_data.ipynb #79a3c854
 def _list_images(folder, split):
     "(root, image paths) of a folder. Raises `FileNotFoundError`, `NotADirectoryError` or `ValueError`."
     root = Path(folder).expanduser()
     if not root.exists(): raise FileNotFoundError(f"There is no folder {root}; give the path of a folder with images.")
     if not root.is_dir(): raise NotADirectoryError(f"{root} is a file; give the folder that holds the images.")
     top, leave_out = _split_root(root, split)
-    paths = [p for p in _walk(top, leave_out) if p.suffix.lower() in _SUFFIXES]
+    paths = [p for p in _walk(top, leave_out) if _is_image(p)]
     if not paths: raise ValueError(f"There are no images in {top}; files that end in {' '.join(sorted(_SUFFIXES))} are looked for, in subfolders too.")
     return top, paths
 
@@ -546,11 +565,11 @@ def _source(source, split, streaming):
         return table if streaming else _Table(table, source)
     raise TypeError(f"image_dataset reads a folder, the name of a Hugging Face dataset, or a datasets.Dataset, not {type(source).__name__}.")
 
-# %% ../nbs/01_data.ipynb #26665d85
-def _tell(skipped, total, title):
+# %% ../nbs/01_data.ipynb #4a821fc3
+def _tell(skipped, total, title, report=None):
     if not skipped: return
-    first = '; '.join(f'{n} ({r})' for n, r in list(skipped.items())[:3])
-    print(f"Skipped {len(skipped):,} of {total:,} images in {title}: {first}{'; ...' if len(skipped) > 3 else ''}")
+    first, more = '; '.join(f'{n} ({r})' for n, r in list(skipped.items())[:3]), f"; ... (all of them: {report or '.skipped of the data set'})"
+    print(f"Skipped {len(skipped):,} of {total:,} images in {title}: {first}{more if len(skipped) > 3 else ''}")
 
 def _write_cache(folder, source, size, min_size, max_pixels, workers):
     "Prepare all images of a source into folder/images.arrow and folder/report.json."
@@ -589,27 +608,29 @@ def _cache(cache_dir, fingerprint, write):
         if half: shutil.rmtree(half, ignore_errors=True)
     return done
 
-# %% ../nbs/01_data.ipynb #bcbd57aa
-def _to_item(pixels, size): return {'image': torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(size, size, 3).copy()).permute(2, 0, 1).float().div(127.5).sub(1)}
+# %% ../nbs/01_data.ipynb #a8428b86
+def _with_texts(fingerprint, texts): return hashlib.sha256(json.dumps([fingerprint, texts]).encode()).hexdigest()[:16]
 
 class Images(Dataset):
-    "Prepared images from an Arrow cache; see `image_dataset`."
+    "Prepared images from an Arrow cache; see `image_dataset`. `.skipped`: name → reason for every image left out; `.report`: the file that says so of those that cannot be read."
     def __init__(self, source, size, captions, cache_dir, min_size, max_pixels, workers):
         texts = source.texts() if captions else None
         self.size = size
         self.fingerprint = hashlib.sha256(f'images 1 {size} {min_size} {max_pixels}\n{source.key()}'.encode()).hexdigest()[:16]
         folder = _cache(cache_dir, self.fingerprint, lambda f: _write_cache(f, source, size, min_size, max_pixels, workers))
-        report = json.loads((folder/'report.json').read_text())
+        self.report = folder/'report.json'
+        report = json.loads(self.report.read_text())
         self.skipped, total = report['skipped'], report['total']
         if not report['kept']: raise ValueError(f"None of the {total:,} images in {source.title} can be used; the first: {'; '.join(f'{n} ({r})' for n, r in list(self.skipped.items())[:3])}.")
         self.table = datasets.Dataset.from_file(str(folder/'images.arrow'))
         self.rows, self.texts = range(len(self.table)), None
         if captions: self._add_texts(texts, source)
-        _tell(self.skipped, total, source.title)
+        _tell(self.skipped, total, source.title, None if captions else self.report)
 
     def _add_texts(self, texts, source):
         origin = self.table['row']
         self.texts = [texts[i] for i in origin]
+        self.fingerprint = _with_texts(self.fingerprint, self.texts)         # the cache is the same with and without captions, the data are not
         self.rows = [k for k, t in enumerate(self.texts) if t is not None]
         self.skipped = self.skipped | {source.names[i]: 'no text' for i, t in zip(origin, self.texts) if t is None}
         if not self.rows: raise ValueError(f"captions=True, but no image in {source.title} has a text: needed is {_FORMAT}, or a column 'text'.")
@@ -618,11 +639,11 @@ class Images(Dataset):
 
     def __getitem__(self, i):
         row = self.rows[i]
-        item = _to_item(self.table[row]['pixels'], self.size)
+        item = {'image': to_tensor(Image.frombytes('RGB', (self.size, self.size), self.table[row]['pixels']))}
         if self.texts is not None: item['text'] = self.texts[row]
         return item
 
-# %% ../nbs/01_data.ipynb #d07f361e
+# %% ../nbs/01_data.ipynb #4db1bd8e
 class StreamedImages(IterableDataset):
     "The same items prepared on the fly, nothing stored; `.skipped` fills as images are met (in each worker process its own)."
     def __init__(self, source, size, captions, min_size, max_pixels, title, split):
@@ -634,6 +655,7 @@ class StreamedImages(IterableDataset):
             if captions and 'text' not in source.features: raise ValueError(f"captions=True needs a column 'text'; {title} has only {', '.join(source.features)}.")
             self.source = source.cast_column(self.column, datasets.Image(decode=False))
         self.fingerprint = hashlib.sha256(f'stream 1 {size} {min_size} {max_pixels}\n{key}'.encode()).hexdigest()[:16]
+        if captions: self.fingerprint = _with_texts(self.fingerprint, getattr(self, 'texts', None))
 
     def _rows(self):
         "(name, what to open, text) of each image."
@@ -653,7 +675,7 @@ class StreamedImages(IterableDataset):
         if count and len(self.skipped) == count: raise ValueError(f"None of the {count:,} images in {self.title} can be used; the first: {'; '.join(f'{n} ({r})' for n, r in list(self.skipped.items())[:3])}.")
         if set(self.skipped) != already: _tell(self.skipped, count, self.title)
 
-# %% ../nbs/01_data.ipynb #cc5dc6c4
+# %% ../nbs/01_data.ipynb #a2f2f0e2
 def image_dataset(
     source: str|Path|datasets.Dataset, # a folder, the name of a Hugging Face dataset, or a `datasets.Dataset` with images
     size: int = 64, # the shorter side is resized to this, then the centre is cut out; pixels
@@ -662,7 +684,7 @@ def image_dataset(
     captions: bool = False, # add 'text'? (only for training a CLIP)
     cache_dir: str|Path|None = None, # where prepared images are kept; default $CLIPVQD_CACHE, else ~/.cache/clip_vqdiffusion/images
     min_size: int = 8, # a shorter side under this is skipped; pixels
-    max_pixels: int = _MAX_PIXELS, # more than this is skipped; pixels
+    max_pixels: int|None = None, # more than this is skipped; default Pillow's `Image.MAX_IMAGE_PIXELS` (89 million), which a larger number here raises; pixels
     workers: int|None = None, # threads that prepare; default one per CPU
 ) -> Images|StreamedImages: # items {'image': float32 (3, size, size) in [-1, 1]}
     """Images of a folder, of the hub or of a table; broken ones are skipped, counted and named in `.skipped`.
@@ -670,6 +692,7 @@ def image_dataset(
     Raises `FileNotFoundError` for a folder or dataset that is not there, `NotADirectoryError` for a file, `ConnectionError` when the hub is out of reach, `OSError` when the cache cannot be written,
     `TypeError` for a source of another kind, and `ValueError` for a bad size, an unknown split, missing texts, or when not one image can be used."""
     if not isinstance(size, int) or size < 1: raise ValueError(f"size must be a whole number of pixels of at least 1, got {size!r}.")
+    if max_pixels is None: max_pixels = Image.MAX_IMAGE_PIXELS or _MAX_PIXELS
     found = _source(source, split, streaming)
     title = getattr(found, 'title', str(source) if isinstance(source, str) else 'the dataset')
     if streaming: return StreamedImages(found, size, captions, min_size, max_pixels, title, split)

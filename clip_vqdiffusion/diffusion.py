@@ -114,13 +114,19 @@ def _rand(shape, like: Tensor, generator=None, dtype=torch.float64) -> Tensor:
     device = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=device, dtype=dtype).to(like.device)
 
-# %% ../nbs/05_diffusion.ipynb #303daba7
+# %% ../nbs/05_diffusion.ipynb #e7be5a9b
+@patch
+def _codes(self: MaskAndReplace, x0):
+    "An undamaged picture has no masks. Looked at on the CPU only: on a GPU it would make the host wait."
+    if x0.is_cpu and x0.numel() and not (0 <= x0.min() and x0.max() < self.K): raise ValueError(f"x0 must hold codes 0..{self.K - 1}, got {x0.min()}..{x0.max()}: masks ({self.K}) belong into xt only.")
+
 @patch
 def q_xt_x0(self: MaskAndReplace,
             x0: Tensor, # tokens (B, N) int64
             t # timestep(s) in 0..T: int or (B,)
            ) -> Tensor: # probabilities (B, N, K+1), float64
-    "q(x_t | x_0), written out for every state (section 4.1 of 2111.14822). Raises ValueError for t outside 0..T."
+    "q(x_t | x_0), written out for every state (section 4.1 of 2111.14822). Raises ValueError for t outside 0..T, or an x0 that is no code (on the CPU)."
+    self._codes(x0)
     ab, bb, gb = (c[..., None] for c in self.at(t))
     q = bb.expand(*x0.shape, self.K + 1).clone()
     q.scatter_add_(-1, x0[..., None], ab.expand(*x0.shape, 1))
@@ -318,12 +324,12 @@ def train_loss(self: MaskAndReplace,
     weight = aux_weight * (2 - (t - 1) / self.T)
     return ((vb + weight * aux) / pt).mean() / x0.shape[1], vb, aux
 
-# %% ../nbs/05_diffusion.ipynb #eaf8276c
+# %% ../nbs/05_diffusion.ipynb #ab59f533
 @patch
 def prior_kl(self: MaskAndReplace,
              x0: Tensor # tokens (B, N) int64
             ) -> Tensor: # (B,) nats
-    "KL(q(x_T | x_0) || p(x_T)): what is left of the picture at T."
+    "KL(q(x_T | x_0) || p(x_T)): what is left of the picture at T. p(x_T) is the schedule's own; `prior` gives its last bit of code mass, where it is below 1e-4, to the mask, as the release does."
     ab, bb, gb = (c.item() for c in self.at(self.T))
     def term(q): return q * math.log(q * self.K / (1 - gb)) if q > 0 else 0.
     kl = term(ab + bb) + (self.K - 1) * term(bb)

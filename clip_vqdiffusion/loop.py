@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['write_json', 'write_folder', 'folder_is_whole', 'save_model', 'load_model', 'read_tensors', 'load_strictly',
-           'Batches', 'LoopConfig', 'ema_copy', 'Loop']
+           'Batches', 'LoopConfig', 'Plateau', 'ema_copy', 'Loop']
 
-# %% ../nbs/02_loop.ipynb #4bef99ff
+# %% ../nbs/02_loop.ipynb #5549db28
 import hashlib, inspect, itertools, json, math, os, shutil, sys, time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,9 +24,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 from tqdm.auto import tqdm
 
-from .show import show_curves
+from .show import _write_bytes, show_curves
 
-# %% ../nbs/02_loop.ipynb #c6022b3d
+# %% ../nbs/02_loop.ipynb #14f2502c
 def _fsync(path):
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -38,11 +38,7 @@ def write_json(
     obj,  # anything json can write
 ):
     "Write `obj` as JSON to `path`: completely, or not at all. Raises OSError when the place is not writable."
-    path = Path(path)
-    tmp = path.with_name(f'.{path.name}.tmp')
-    tmp.write_text(json.dumps(obj, indent=1, default=str) + '\n')
-    _fsync(tmp)
-    os.replace(tmp, path)
+    _write_bytes(path, (json.dumps(obj, indent=1, default=str) + '\n').encode())
 
 # %% ../nbs/02_loop.ipynb #534df947
 def write_folder(
@@ -104,7 +100,7 @@ def save_model(
         save_file({k: put(v) for k, v in module.state_dict().items()}, d / 'model.safetensors')
     write_folder(folder, write)
 
-# %% ../nbs/02_loop.ipynb #6a15298b
+# %% ../nbs/02_loop.ipynb #3cdcc3f6
 def load_model(
     folder: str | Path,  # written by `save_model`
     cls: type,  # the module's class, called with its configuration
@@ -112,18 +108,35 @@ def load_model(
 ) -> nn.Module:  # in eval mode, float32
     """Rebuild a module from its folder, strictly.
 
-    Raises FileNotFoundError when a file is missing, ValueError when it is not safetensors or does not fit the configuration."""
+    Raises FileNotFoundError when a file is missing, ValueError when one is damaged, is not what `manifest.json` says (where there is one), or does not fit the configuration."""
     folder = Path(folder)
     cfg_file, file = folder / 'config.json', folder / 'model.safetensors'
     if not cfg_file.is_file(): raise FileNotFoundError(f"{folder} holds no model: there is no config.json in it; give the folder of a saved model")
     if not file.is_file(): raise FileNotFoundError(f"{folder} has a config.json but no model.safetensors" + _pickles(folder))
-    raw = json.loads(cfg_file.read_text())
-    known = {f.name for f in fields(config_cls)}
+    raw, known = _read_object(cfg_file), {f.name for f in fields(config_cls)}
     if set(raw) - known: raise ValueError(f"{cfg_file} has settings this version does not know: {', '.join(sorted(set(raw) - known))}; update clip_vqdiffusion, or check that this is the right folder")
-    config = config_cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
-    module = cls(config)
-    load_strictly(module, read_tensors(file), file)
+    try: module = cls(config_cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}))
+    except (TypeError, ValueError) as e: raise ValueError(f"{cfg_file} describes no {cls.__name__}: {e}; give the folder of a saved model") from e
+    tensors = read_tensors(file)
+    _check_manifest(file)
+    load_strictly(module, tensors, file)
     return module.eval()
+
+# %% ../nbs/02_loop.ipynb #7d47a7e1
+def _read_object(file):
+    "The JSON object in a file. Raises ValueError that names the file."
+    try: obj = json.loads(file.read_text())
+    except ValueError as e: raise ValueError(f"{file} is damaged ({e}); copy the folder of the model again, or save the model anew") from e
+    if not isinstance(obj, dict): raise ValueError(f"{file} should hold settings with their names, not a {type(obj).__name__}; give the folder of a saved model")
+    return obj
+
+
+def _check_manifest(file):
+    "Compare a file with the `manifest.json` beside it, where there is one. Raises ValueError."
+    manifest = file.with_name('manifest.json')
+    said = _read_object(manifest).get(file.name) if manifest.is_file() else None
+    if said and said['sha256'] != _sha256(file):
+        raise ValueError(f"{file} is not the file that was saved: its SHA-256 is not the one in {manifest.name}; copy the folder of the model again (or delete {manifest.name} if you have replaced the file on purpose)")
 
 # %% ../nbs/02_loop.ipynb #dd4e8d17
 def read_tensors(
@@ -184,7 +197,7 @@ class Batches(Sampler):
 def _shuffle(n, seed, r):
     return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + r)).tolist()
 
-# %% ../nbs/02_loop.ipynb #aaa4a61b
+# %% ../nbs/02_loop.ipynb #30dfdde5
 @dataclass
 class LoopConfig:
     "How to train, whatever is trained. Everything is counted in optimiser steps. Raises ValueError for values no run can have."
@@ -194,13 +207,16 @@ class LoopConfig:
     betas: tuple = (0.9, 0.99)  # AdamW's running averages
     weight_decay: float = 0.01  # on matrices only, not on biases, norms and embeddings of one dimension
     warmup: int = 100  # steps of linear warm-up from 0 to `lr`
-    schedule: str = 'cosine'  # after it: 'cosine', 'linear' or 'constant'
+    schedule: str = 'cosine'  # after it: 'cosine', 'linear', 'constant' or 'plateau' (lower it when the loss falls no further)
     min_lr: float = 0.02  # what the schedule ends at, as a fraction of `lr`
+    plateau_factor: float = 0.5  # 'plateau': the rate is multiplied by this ...
+    plateau_patience: int = 60_000  # ... when for more than so many steps ...
+    plateau_threshold: float = 0.1  # ... the loss has not come below its best by this fraction
     clip_norm: float = 1.0  # gradient norm is clipped to this; 0 = off
     ema: float = 0.999  # decay of the averaged copy of the weights, at each averaging; 0 = off
     ema_every: int = 1  # average every so many steps
     accumulate: int = 1  # micro-batches per optimiser step
-    mixed_precision: str = 'no'  # 'no', 'bf16' or 'fp16', as accelerate names them
+    mixed_precision: str = 'no'  # 'no' or 'bf16', as accelerate names them
     seed: int = 0  # of data order and of every random number drawn in a step
     workers: int = 0  # processes that read images
     log_every: int = 20  # steps between lines in log.jsonl
@@ -212,9 +228,9 @@ class LoopConfig:
     def lr_at(self,
         step: int,  # 0-based
     ) -> float:  # its learning rate
-        "The learning rate of a step."
+        "The learning rate of a step; for 'plateau' before any reduction, which depends on the losses."
         if step < self.warmup: return self.lr * (step + 1) / self.warmup
-        if self.schedule == 'constant': return self.lr
+        if self.schedule in ('constant', 'plateau'): return self.lr
         x = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
         down = {'cosine': (1 + math.cos(math.pi * x)) / 2, 'linear': 1 - x}[self.schedule]
         return self.lr * (self.min_lr + (1 - self.min_lr) * down)
@@ -223,11 +239,41 @@ class LoopConfig:
         for k in ('steps', 'batch_size', 'accumulate', 'ema_every', 'log_every', 'save_every'):
             if getattr(self, k) < 1: raise ValueError(f"{k} must be at least 1, got {getattr(self, k)}")
         if not (self.lr > 0 and math.isfinite(self.lr)): raise ValueError(f"lr must be a positive number, got {self.lr}")
-        if self.schedule not in ('cosine', 'linear', 'constant'): raise ValueError(f"schedule must be cosine, linear or constant, got {self.schedule!r}")
-        if self.mixed_precision not in ('no', 'bf16', 'fp16'): raise ValueError(f"mixed_precision must be no, bf16 or fp16, got {self.mixed_precision!r}")
+        if self.schedule not in ('cosine', 'linear', 'constant', 'plateau'): raise ValueError(f"schedule must be cosine, linear, constant or plateau, got {self.schedule!r}")
+        if not 0 < self.plateau_factor < 1 or self.plateau_patience < 0: raise ValueError(f"plateau_factor must be between 0 and 1 and plateau_patience not negative, got {self.plateau_factor} and {self.plateau_patience}")
+        if not self.warmup >= 0: raise ValueError(f"warmup must be a number of steps, 0 for none, got {self.warmup}")
+        if not 0 <= self.ema < 1: raise ValueError(f"ema must be at least 0 (off) and below 1, got {self.ema}")
+        if not 0 <= self.max_minutes < math.inf: raise ValueError(f"max_minutes must be a positive number, or 0 for no limit, got {self.max_minutes}")
+        if self.mixed_precision not in ('no', 'bf16'): raise ValueError(f"mixed_precision must be no or bf16, got {self.mixed_precision!r}" + (": fp16 needs a loss scaler, which is not kept in the checkpoints; bf16 needs none" if self.mixed_precision == 'fp16' else ''))
 
 # These may change between two starts of the same run; everything else must stay.
 _VOLATILE = {'workers', 'log_every', 'save_every', 'preview_every', 'max_minutes', 'progress'}
+
+# %% ../nbs/02_loop.ipynb #1ffb4c50
+class Plateau:
+    "torch's ReduceLROnPlateau on a running mean of the loss; `scale` is what the learning rate is to be multiplied by."
+    def __init__(self,
+        cfg: LoopConfig,  # its plateau_* fields and min_lr
+    ):
+        self._opt = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        self._rule = torch.optim.lr_scheduler.ReduceLROnPlateau(self._opt, factor=cfg.plateau_factor, patience=cfg.plateau_patience, threshold=cfg.plateau_threshold, min_lr=cfg.min_lr)
+        self.weight, self.mean = min(1.0, 100 / max(1, cfg.plateau_patience)), None
+
+    @property
+    def scale(self) -> float: return self._opt.param_groups[0]['lr']
+
+    def step(self,
+        loss: float,  # of one step, after the warm-up
+    ):
+        "Take note of a loss."
+        self.mean = loss if self.mean is None else self.mean + self.weight * (loss - self.mean)
+        self._rule.step(self.mean)
+
+    def state_dict(self) -> dict: return dict(scale=self.scale, mean=self.mean, best=self._rule.best, bad=self._rule.num_bad_epochs, steps=self._rule.last_epoch)
+
+    def load_state_dict(self, state: dict):
+        self._opt.param_groups[0]['lr'], self.mean = state['scale'], state['mean']
+        self._rule.best, self._rule.num_bad_epochs, self._rule.last_epoch = state['best'], state['bad'], state['steps']
 
 # %% ../nbs/02_loop.ipynb #0dcf18d3
 def _ema_fn(decay):
@@ -245,7 +291,7 @@ def ema_copy(
     "An averaged copy of `module`; buffers are copied, parameters averaged."
     return AveragedModel(module, multi_avg_fn=_ema_fn(decay), use_buffers=False)
 
-# %% ../nbs/02_loop.ipynb #b20e516a
+# %% ../nbs/02_loop.ipynb #b4247f7b
 class Loop:
     """Train `models` on `data` by `step`, in the folder `out`.
 
@@ -267,7 +313,9 @@ class Loop:
         part = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step may leave out some parameters: a null embedding, a codebook not yet in use
         self.accelerator = Accelerator(mixed_precision=cfg.mixed_precision, kwargs_handlers=[part])
         self.device, self.rank, self.world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
-        self.settings = json.loads(json.dumps({**{k: v for k, v in asdict(cfg).items() if k not in _VOLATILE}, **(settings or {})}, default=str))
+        unused = () if cfg.schedule == 'plateau' else ('plateau_factor', 'plateau_patience', 'plateau_threshold')
+        self.settings = json.loads(json.dumps({**{k: v for k, v in asdict(cfg).items() if k not in _VOLATILE and k not in unused}, **(settings or {})}, default=str))
+        self._plateau, self.lr = Plateau(cfg) if cfg.schedule == 'plateau' else None, cfg.lr_at(0)
         self.data, self.lrs = data, lrs or {}
         self.step, self.seconds, self.log = 0, 0.0, []
         self._raw = {k: m.to(self.device) for k, m in models.items()}
@@ -320,12 +368,12 @@ def _micro(self: Loop, batch, sync: bool):
             n += 1
             backward(name, loss)
 
-# %% ../nbs/02_loop.ipynb #3e7db1ca
+# %% ../nbs/02_loop.ipynb #65266e4a
 @patch
 def one_step(self: Loop, batches) -> dict:  # logs, averaged over micro-batches
     "One optimiser step of all models."
     for m in self.models.values(): m.train()
-    lr, logs, A = self.cfg.lr_at(self.step), {}, self.cfg.accumulate
+    lr, logs, A = self.cfg.lr_at(self.step) * (self._plateau.scale if self._plateau else 1.0), {}, self.cfg.accumulate
     for m in range(A):
         g = (self.step * A + m) * self.world + self.rank
         batch = send_to_device(next(batches), self.device)
@@ -340,10 +388,13 @@ def one_step(self: Loop, batches) -> dict:  # logs, averaged over micro-batches
         opt.step()
         opt.zero_grad()
         if self._ema[name] is not None and (self.step + 1) % self.cfg.ema_every == 0: self._ema[name].update_parameters(self._raw[name])
-    self.step += 1
+    if self._plateau and self.step >= self.cfg.warmup:
+        loss = logs['loss'] if self.world == 1 else self.accelerator.reduce(logs['loss'].to(self.device), 'mean')
+        if torch.isfinite(loss): self._plateau.step(loss.item())
+    self.step, self.lr = self.step + 1, lr
     return logs
 
-# %% ../nbs/02_loop.ipynb #8ef4c91a
+# %% ../nbs/02_loop.ipynb #e2a3218d
 @patch
 def save(self: Loop):
     "Write a checkpoint, then remove all but the two newest. Raises OSError and keeps the older ones when that fails."
@@ -355,15 +406,16 @@ def save(self: Loop):
             if self._ema[k] is not None: save_file(tensors(self._ema[k].state_dict()), d / f'{k}.ema.safetensors')
             state = {f'{i}.{n}': torch.as_tensor(v) for i, s in self.optim[k].state_dict()['state'].items() for n, v in s.items()}
             save_file(tensors(state), d / f'{k}.optim.safetensors')
-        (d / 'state.json').write_text(json.dumps(dict(step=self.step, seconds=self.seconds, settings=self.settings), indent=1))
-    try: write_folder(self.out / 'checkpoints' / f'step_{self.step:08d}', write)
+        (d / 'state.json').write_text(json.dumps(dict(step=self.step, seconds=self.seconds, settings=self.settings, **({'plateau': self._plateau.state_dict()} if self._plateau else {})), indent=1))
+    try:
+        self._write_log()
+        write_folder(self.out / 'checkpoints' / f'step_{self.step:08d}', write)
     except OSError as e:
-        good = self._checkpoints()
-        raise OSError(f"{e}. The last good checkpoint is {good[-1] if good else 'none'}; the same command goes on from there") from e
+        good = next((c for c in reversed(self._checkpoints()) if folder_is_whole(c)), None)
+        raise OSError(f"{e}. " + (f"The last good checkpoint is {good}; the same command goes on from there" if good else "There is no good checkpoint yet; the same command starts from the beginning")) from e
     for old in self._checkpoints()[:-2]: shutil.rmtree(old)
-    self._write_log()
 
-# %% ../nbs/02_loop.ipynb #e02f6c33
+# %% ../nbs/02_loop.ipynb #794fb825
 @patch
 def _checkpoints(self: Loop):
     return sorted((self.out / 'checkpoints').glob('step_*'))
@@ -375,7 +427,11 @@ def _resume(self: Loop):
     self._found = None
     for c in reversed(self._checkpoints()):
         if folder_is_whole(c): self._found = c; break
-        print(f"{c} is damaged and passed over", file=sys.stderr)
+        if not self.main: continue
+        aside = c.with_name(f'damaged_{c.name}')
+        print(f"{c} is damaged and passed over; it is now called {aside.name}", file=sys.stderr)
+        shutil.rmtree(aside, ignore_errors=True)
+        c.rename(aside)
     if self._found is None: return
     state = json.loads((self._found / 'state.json').read_text())
     there, here = state['settings'], self.settings
@@ -387,10 +443,16 @@ def _resume(self: Loop):
         load_strictly(m, read_tensors(self._found / f'{k}.safetensors'), self._found)
         if self._ema[k] is not None: load_strictly(self._ema[k], read_tensors(self._found / f'{k}.ema.safetensors'), self._found)
     self.step, self.seconds = state['step'], state['seconds']
+    if self._plateau: self._plateau.load_state_dict(state['plateau'])
     log = self.out / 'log.jsonl'
-    if log.is_file():
-        lines = [json.loads(l) for l in log.read_text().splitlines() if l.endswith('}')]
-        self.log = [l for l in lines if l['step'] <= self.step]
+    if log.is_file(): self.log = [l for l in _log_lines(log) if l['step'] <= self.step]
+
+
+def _log_lines(file):
+    "The lines of a log that can be read: a killed process may have left half of one."
+    for line in file.read_text(errors='replace').splitlines():
+        try: yield json.loads(line)
+        except ValueError: pass
 
 # %% ../nbs/02_loop.ipynb #74e3617e
 @patch
@@ -410,7 +472,7 @@ def _short(x):
     s = str(x)
     return s if len(s) < 60 else s[:57] + '...'
 
-# %% ../nbs/02_loop.ipynb #c38b9e1c
+# %% ../nbs/02_loop.ipynb #502b1a86
 def _endless(stream, batch_size):
     "Pass after pass over a stream."
     while True:
@@ -432,10 +494,7 @@ def _batches(self: Loop):
 
 @patch
 def _write_log(self: Loop):
-    self.out.mkdir(parents=True, exist_ok=True)
-    tmp = self.out / '.log.jsonl.tmp'
-    tmp.write_text(''.join(json.dumps(l) + '\n' for l in self.log))
-    os.replace(tmp, self.out / 'log.jsonl')
+    _write_bytes(self.out / 'log.jsonl', ''.join(json.dumps(l) + '\n' for l in self.log).encode())
 
 # %% ../nbs/02_loop.ipynb #ffe8f71c
 @patch
@@ -461,7 +520,7 @@ def _show(self: Loop):
             im.save(self.out / 'previews' / f'step_{self.step:08d}.png')
     if len(self.log) > 1: show_curves(self.log, path=self.out / 'curves.png')
 
-# %% ../nbs/02_loop.ipynb #ef203bab
+# %% ../nbs/02_loop.ipynb #e53d5c99
 @patch
 def run(self: Loop) -> bool:  # True when all steps are done, False when `max_minutes` ended it early
     "Train to the last step, from wherever the folder stands. Raises FloatingPointError when the loss is no longer finite, OSError when the folder cannot be written, ValueError when a stream is shorter than a batch."
@@ -469,6 +528,7 @@ def run(self: Loop) -> bool:  # True when all steps are done, False when `max_mi
     try: self.out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {self.out} ({e.strerror}); choose another folder") from e
     if self.step >= c.steps: return True
+    if self.main and (self.out / 'log.jsonl').exists(): self._write_log()  # what was logged beyond the checkpoint will be logged again
     bar = tqdm(total=c.steps, initial=self.step, desc=self.out.name, unit='step', disable=not (c.progress and self.main), dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 20)
     sums, n, images, t0, begun = {}, 0, c.batch_size * c.accumulate * self.world, time.monotonic(), time.monotonic()
     batches, done = self._batches(), False
@@ -478,7 +538,7 @@ def run(self: Loop) -> bool:  # True when all steps are done, False when `max_mi
             n += 1
             for k, v in logs.items(): sums[k] = sums.get(k, 0) + v
             if not torch.isfinite(logs['loss']):
-                raise FloatingPointError(f"the loss became {logs['loss'].item()} at step {self.step}; the last good checkpoint is in {self.out / 'checkpoints'}: try a lower learning rate, or mixed_precision='bf16' instead of 'fp16'")
+                raise FloatingPointError(f"the loss became {logs['loss'].item()} at step {self.step}; the last good checkpoint is in {self.out / 'checkpoints'}: try a lower learning rate" + (", or mixed_precision='no'" if c.mixed_precision != 'no' else ''))
             bar.update()
             done = bool(c.max_minutes) and self._any(time.monotonic() - begun > 60 * c.max_minutes)
             save = self.step % c.save_every == 0 or self.step == c.steps or done
@@ -488,7 +548,7 @@ def run(self: Loop) -> bool:  # True when all steps are done, False when `max_mi
                 self.seconds += dt
                 look = self.step % (c.preview_every or c.save_every) == 0 or self.step == c.steps or done
                 if look and self.measure is not None: mean.update(self._quietly(self.measure))
-                self.log.append(dict(step=self.step, **mean, lr=c.lr_at(self.step - 1), images_per_s=n * images / dt, seconds=round(self.seconds, 2)))
+                self.log.append(dict(step=self.step, **mean, lr=self.lr, images_per_s=n * images / dt, seconds=round(self.seconds, 2)))
                 bar.set_postfix({'loss': f"{mean['loss']:.4g}", 'images/s': f"{n * images / dt:.0f}"})
                 sums, n, t0 = {}, 0, time.monotonic()
                 if self.main and not save:

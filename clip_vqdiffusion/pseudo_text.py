@@ -42,7 +42,7 @@ def alpha_for_cosine(
     if not 0 < cos <= 1: raise ValueError(f'the cosine must be in (0, 1], not {cos}.')
     return math.sqrt(1/cos**2 - 1)
 
-# %% ../nbs/07_pseudo_text.ipynb #fa7fc242
+# %% ../nbs/07_pseudo_text.ipynb #e4ddc0b9
 def widen_gap(
     u: torch.Tensor,                      # (n,D) image embeddings, unit norm
     v: torch.Tensor,                      # (n,D) embeddings of their texts, unit norm
@@ -50,7 +50,9 @@ def widen_gap(
     distance: float = 0.8,                # wanted distance of the centroids, below 2
     generator: torch.Generator = None,    # for the texts' noise
 ) -> tuple:                               # images (n,D), texts (n,D), both unit norm, and the direction m (D,) between them
-    "Embeddings pulled apart until they have the gap of a web CLIP; for study only. Raises ValueError when the gap is wider than wanted already."
+    "Embeddings pulled apart until they have the gap of a web CLIP; for study only. Raises ValueError for numbers out of range, or when the gap is wider than wanted already."
+    if u.shape != v.shape or u.ndim != 2: raise ValueError(f'images and texts must come in pairs, both (n, D); got {tuple(u.shape)} and {tuple(v.shape)}.')
+    if not (0 < own_pair < 1 and 0 < distance < 2): raise ValueError(f'own_pair must lie between 0 and 1 and distance between 0 and 2, got {own_pair} and {distance}.')
     m = torch.linalg.svd(torch.cat([u, v]))[2][-1]                        # least used direction
     u, v = (F.normalize(x - (x @ m)[:, None]*m, dim=-1) for x in (u, v))
     e = torch.randn(v.shape, generator=generator).to(v)

@@ -1,4 +1,4 @@
-"""Parity of `Denoiser` with the authors' network, and the name of every released tensor here.
+"""Parity of `Denoiser` with the authors' network.
 
     python .ci/checks/golden_denoiser.py [shared folder, default ../shared]
 
@@ -10,21 +10,7 @@ from pathlib import Path
 import torch
 
 from clip_vqdiffusion.denoiser import Denoiser, DenoiserConfig
-
-HEAD = {'null_embedding': 'empty_text_embed', 'tokens.weight': 'transformer.content_emb.emb.weight', 'rows.weight': 'transformer.content_emb.height_emb.weight',
-        'cols.weight': 'transformer.content_emb.width_emb.weight', 'norm.weight': 'transformer.to_logits.0.weight', 'norm.bias': 'transformer.to_logits.0.bias',
-        'head.weight': 'transformer.to_logits.1.weight', 'head.bias': 'transformer.to_logits.1.bias'}
-BLOCK = {'.time.embed.': '.ln1.emb.', '.time.out.': '.ln1.linear.', '.clip.embed.': '.ln2.emb.', '.clip.out.': '.ln2.linear.'}
-
-
-def released_key_map(cfg):
-    "Our parameter name -> the released one. Shapes are equal, but for the null embedding: (D,) here, (1, D) there."
-    with torch.device('meta'): names = [n for n, _ in Denoiser(cfg).named_parameters()]
-    def there(n):
-        if n in HEAD: return HEAD[n]
-        for a, b in BLOCK.items(): n = n.replace(a, b)
-        return f'transformer.{n}'
-    return {n: there(n) for n in names}
+from clip_vqdiffusion.released import released_key_map
 
 
 def check_keys(file, preset):

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Compare `diffusion` and the belief transforms of `sampling` with recorded outputs of the release.
 
-The files lie in ../shared/reference/golden beside the repository, on the development machine only. The release counts t from 0, we from 1.
+    python .ci/checks/golden_diffusion.py [shared folder, default ../shared]
+
+The files lie in its reference/golden, on the development machine only. The release counts t from 0, we from 1.
 Prints the largest differences; exit status 1 when one is over its tolerance, 2 when the files are missing."""
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from clip_vqdiffusion.diffusion import MaskAndReplace, TimestepSampler
 from clip_vqdiffusion.sampling import guide, truncate
 
-golden = root.parent/'shared/reference/golden'
+golden = Path(sys.argv[1] if len(sys.argv) > 1 else root.parent/'shared')/'reference/golden'
 if not (golden/'diffusion_T100.pt').exists(): print(f'{golden} is missing: nothing compared'); sys.exit(2)
 d = torch.load(golden/'diffusion_T100.pt', weights_only=True)
 schedules = torch.load(golden/'schedules.pt', weights_only=True)
