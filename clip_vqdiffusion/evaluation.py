@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['JUDGE_SEED', 'JUDGE_LOOP', 'FACE_SEED', 'RERANKED', 'JudgeConfig', 'Judge', 'worn', 'train_judge', 'load_judge',
            'eval_prompts', 'fitting_faces', 'stated', 'balanced_accuracy', 'bootstrap', 'figure', 'load_scorer',
-           'clip_score', 'retrieval', 'frechet', 'entropy', 'open_entropy', 'variety', 'told_apart', 'evaluate',
-           'model_id', 'evaluation_table', 'falls_short', 'evaluate_pictures', 'pictures_table']
+           'clip_score', 'retrieval', 'frechet', 'entropy', 'open_entropy', 'variety', 'told_apart', 'drawings',
+           'evaluate', 'model_id', 'evaluation_table', 'falls_short', 'evaluate_pictures', 'pictures_table']
 
 # %% ../nbs/12_evaluation.ipynb #59437aa6
 import json, math, random, sys, time
@@ -315,10 +315,19 @@ def told_apart(
         for k in hits: hits[k] += all(c < cos[0] for c, (q, _) in zip(cos[1:], variants) if q == k)
     return {k: n / len(numbers) for k, n in hits.items()}
 
-# %% ../nbs/12_evaluation.ipynb #b0a1a51a
+# %% ../nbs/12_evaluation.ipynb #d12de7f5
 RERANKED = 100  # prompts of each split that get all candidates in the default run
 
 
+def drawings(
+    prompts: int,  # of each kind
+    reranked: int,  # how many of them get all candidates
+    candidates: int = 8,
+) -> int:  # drawings in all
+    "How many drawings an evaluation makes of its two kinds of prompts."
+    return 2 * (prompts - reranked + reranked * candidates)
+
+# %% ../nbs/12_evaluation.ipynb #b3ef69c7
 def _draw(pipe, prompts, reranked, candidates, generator, **kw):
     "Yields (prompts, drawings per prompt, Drawn, seconds) for about 64 drawings at a time."
     for part, m in ((prompts[:reranked], candidates), (prompts[reranked:], 1)):
@@ -426,7 +435,7 @@ def _scores(scorer, chunks, seed, size):
     distance = dict(value=frechet(cloud('u'), unseen), floor=frechet(cloud('true_u'), unseen), tokenizer=frechet(cloud('again_u'), unseen), n=n)
     return score, distance
 
-# %% ../nbs/12_evaluation.ipynb #1bd63f2c
+# %% ../nbs/12_evaluation.ipynb #b53dd872
 def evaluate(
     pipe: CLIPVQDiffusion,  # a model of avatars
     prompts: int = 300,  # of each split
@@ -454,7 +463,7 @@ def evaluate(
     kw = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, truncation=truncation)
     asked, chunks, paces = {s: eval_prompts(prompts, s, seed) for s in ('in', 'out')}, {}, []
     pipe([asked['in'][0]['text']], generator=torch.Generator().manual_seed(seed), **kw)  # warm
-    with tqdm(total=2 * (prompts - reranked + reranked * candidates), desc='drawing', unit='image', disable=not progress, mininterval=0.5 if sys.stderr.isatty() else 20) as bar:
+    with tqdm(total=drawings(prompts, reranked, candidates), desc='drawing', unit='image', disable=not progress, mininterval=0.5 if sys.stderr.isatty() else 20) as bar:
         for split, ps in asked.items():
             chunks[split] = []
             for part, m, drawn, took in _draw(pipe, ps, reranked, candidates, g, **kw):

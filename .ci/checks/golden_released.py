@@ -80,6 +80,7 @@ for kind, log_0 in (('raw', raw), ('normalised', unit)):
         check(f'guidance {scale}, {kind}, default (probability)', guide(log_0[..., :K], log_c[..., :K], scale).exp(), theirs[..., :K].exp(), 5e-6)
         made, theirs = released_truncate(theirs, 0.85), last(g['cfg'][f'{kind}_scale{scale}_top0.85r'])
         check(f'  truncated to 0.85, compat (log)', made, theirs, 0)
+print(f"  for comparison, raw and normalised null embedding at scale 3: log-probabilities differ by up to {(released_guide(raw, log_c, 3.0) - released_guide(unit, log_c, 3.0)).abs().max():.2f}")
 check('truncation 0.5, compat (log)', released_truncate(last(g['truncation']['input']), 0.5), last(g['truncation']['top0.5r']), 0)
 beliefs = {'onehot_x0': last(g['log_onehot_x0']), 'predict_start': last(g['predict_start']), 'rand': last(inputs['rand_log_x_start']), 'predict_start_trunc0.85': last(g['truncation']['top0.85r'])}
 states = {'x_t': inputs['x_t'], 'x_all_mask': inputs['x_all_mask'], 'x0_as_x_t': inputs['x0']}
