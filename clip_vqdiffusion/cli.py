@@ -166,7 +166,7 @@ def train(
     train_pipeline(data, out, _load_clip(clip), r, held, max_minutes, flip and images != 'avatars', tokenizer=tok)
     print(f"done. Try: clipvqd generate --model {out / 'clip_gen' if decoder == 'clip-gen' and (out / 'denoiser').is_dir() else out} \"...\" --out a.png")
 
-# %% ../nbs/16_cli.ipynb #7ec7408c
+# %% ../nbs/16_cli.ipynb #f1169308
 @app.command('train-clip', short_help='Train a small CLIP on pictures with texts.')
 def train_clip_command(
     pairs: Annotated[str, typer.Option('--pairs', help="A folder of pictures with a metadata.jsonl (lines like {\"file_name\": \"cat.jpg\", \"text\": \"a photo of a cat\"}), a Hugging Face dataset id with columns image and text, or `avatars`.")],
@@ -190,14 +190,14 @@ def train_clip_command(
     drawn = pairs == 'avatars'
     if not 0 <= crop < 1: raise ValueError(f"--crop must be in [0, 1), got {crop}")
     if steps is not None and steps < 1: raise ValueError(f"--steps must be at least 1, got {steps}")
-    data = avatars(200_000, size=size, captions=True, split='all') if drawn else image_dataset(pairs, size=size, captions=True)
+    data = avatars(200_000, size=size, captions=True, split='all', contrasts=True) if drawn else image_dataset(pairs, size=size, captions=True)
     cfg = CLIPConfig(image_size=size, crop=0.0 if drawn else crop, flip=flip and not drawn)
     loop = replace(CLIP_LOOP, seed=seed, max_minutes=max_minutes, steps=steps or CLIP_LOOP.steps, save_every=CLIP_LOOP.save_every if save_every is None else save_every)
     print(f"CLIP: {len(data):,} pictures with texts, {loop.steps:,} steps; watch {out / 'training'}")
     train_clip(data, out, cfg, loop)
     print(f"done. Next: clipvqd train --images FOLDER --clip {out} --out RUN")
 
-# %% ../nbs/16_cli.ipynb #858a8308
+# %% ../nbs/16_cli.ipynb #e65d3edf
 def _read_require(path):
     "The JSON of --require."
     try: require = json.loads(Path(path).read_text())
@@ -205,6 +205,14 @@ def _read_require(path):
     except (OSError, ValueError) as e: raise ValueError(f"{path} is not JSON ({e}); it must hold figures like the file that --json writes") from e
     if not isinstance(require, dict): raise ValueError(f"{path} must hold an object of figures, like the file that --json writes")
     return require
+
+
+def _json_out(path):
+    "Is there a place for --json? Its folder is made."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() or not os.access(path.parent, os.W_OK): raise PermissionError(13, 'a folder of that name, or permission denied')
+    except OSError as e: raise OSError(f"cannot write {path} ({e.strerror}); choose another place with --json") from e
 
 
 def _read_prompts(path):
@@ -215,7 +223,7 @@ def _read_prompts(path):
     if not lines: raise ValueError(f"there are no prompts in {path}: write one a line")
     return lines
 
-# %% ../nbs/16_cli.ipynb #78229f19
+# %% ../nbs/16_cli.ipynb #00ea4ac8
 @app.command('evaluate', short_help='Measure how well a model follows text, and how real and varied its pictures are.')
 def evaluate_command(
     what: Annotated[str, typer.Argument(help="`avatars`: a model of the drawn faces, by prompts and a judge that reads its pictures. Left out where --images is given.")] = 'avatars',
@@ -241,7 +249,7 @@ def evaluate_command(
     if (images is None) != (prompts_file is None): raise ValueError("--images and --prompts-file go together: give both, or neither to measure a model of avatars")
     if what != 'avatars': raise ValueError(f"the only built-in test is `avatars`, not {what!r}; a model is named by --model, pictures of your own by --images and --prompts-file")
     required, texts = _read_require(require) if require else None, _read_prompts(prompts_file) if prompts_file else None
-    if json_file: _images_out(json_file.parent / 'figures.png', 1)  # is there a place for it?
+    if json_file: _json_out(json_file)
     device = _prepare()
     from clip_vqdiffusion.evaluation import evaluate, evaluate_pictures, evaluation_table, falls_short, pictures_table
     from clip_vqdiffusion.loop import write_json

@@ -28,18 +28,21 @@ from torch import nn
 from .loop import Loop, LoopConfig, _read_object
 from .show import _write_bytes, to_tensor
 
-# %% ../nbs/03_clip.ipynb #4d305851
+# %% ../nbs/03_clip.ipynb #b42aa06a
 def contrastive_loss(
     u: torch.Tensor,             # (B,D) image embeddings, unit norm
     v: torch.Tensor,             # (B,D) embeddings of their texts, unit norm
     scale: torch.Tensor,         # exp of CLIP's logit scale: one over the temperature
     same: torch.Tensor = None,   # (B,B) bool, symmetric: texts i and j are equal; None = all differ
+    wrong: torch.Tensor = None,  # (M,D) embeddings of texts that are right for no image, as further candidates for the images; None = none
 ) -> torch.Tensor:               # scalar, nats
-    "CLIP's symmetric cross-entropy (CLIP, figure 3); texts that are equal share the target in equal parts."
+    "CLIP's symmetric cross-entropy (CLIP, figure 3); texts that are equal share the target in equal parts. With `wrong`, hard negatives as in NegCLIP (2210.01936, section 4)."
     logits = scale*u.float() @ v.float().T                    # (B, B): image i with text j
     same = torch.eye(len(u), device=u.device) if same is None else same.float()
     target = same/same.sum(1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))/2
+    to_images = F.cross_entropy(logits.T, target)
+    if wrong is not None: logits, target = torch.cat([logits, scale*u.float() @ wrong.float().T], 1), F.pad(target, (0, len(wrong)))
+    return (F.cross_entropy(logits, target) + to_images)/2
 
 # %% ../nbs/03_clip.ipynb #9452b931
 BPE_NAME = 'bpe_simple_vocab.txt.gz'   # in a CLIP's folder
@@ -133,7 +136,7 @@ def fingerprint(self: CLIP) -> str:
         self._fingerprint = _digest(self.model.state_dict(), json.dumps(self.config, sort_keys=True).encode(), self.bpe or b'')
     return self._fingerprint
 
-# %% ../nbs/03_clip.ipynb #7353f17a
+# %% ../nbs/03_clip.ipynb #ab615dc4
 @dataclass
 class CLIPConfig:
     "A CLIP small enough for two cores and drawings of 64 pixels."
@@ -152,6 +155,8 @@ class CLIPConfig:
     max_logit_scale: float = 100. # the temperature never gets below one over this (CLIP, section 2.5)
     crop: float = 0.0             # images are cut to a random square of 1-crop .. 1 of their area; 0 = off
     flip: bool = False            # mirror half of the images; wrong where texts say left and right
+    contraries: float = 0.5       # where the data have them: of so large a part of each batch, a text with something wrong is one more candidate
+    paraphrases: float = 0.25     # where the data have them: of so large a part of each batch, text and paraphrase must find each other
 
     def open_clip(self, vocab_size: int) -> dict:
         "The same as open_clip's configuration, for a vocabulary of that size."
@@ -492,9 +497,9 @@ def _some_texts(pairs, n=2000):
         texts.append(item['text'])
     return texts
 
-# %% ../nbs/03_clip.ipynb #23834bc4
+# %% ../nbs/03_clip.ipynb #18105174
 def train_clip(
-    pairs,                      # Dataset of {'image': (3,S,S) float in [-1,1], 'text': str}
+    pairs,                      # Dataset of {'image': (3,S,S) float in [-1,1], 'text': str}; 'paraphrase' and 'contrary' (str) are used where there are any
     out,                        # folder: the CLIP in open_clip's format, and `training/` with checkpoints, log and curves
     cfg: CLIPConfig = None,     # sizes and augmentation; default CLIPConfig()
     loop: LoopConfig = None,    # optimisation; default CLIP_LOOP
@@ -510,12 +515,21 @@ def train_clip(
     def step(run, batch):
         model = run.model('clip').clip
         with torch.no_grad(): model.logit_scale.clamp_(0, bound)
-        tokens = clip.tokenize(batch['text']).to(run.device)
+        B, part = len(batch['text']), lambda key, share: list(batch.get(key, []))[:round(share*len(batch['text']))]
+        wrong, again = part('contrary', cfg.contraries), part('paraphrase', cfg.paraphrases)
+        tokens = clip.tokenize([*batch['text'], *wrong, *again]).to(run.device)
         images = _augment(preprocess(clip, batch['image']), cfg.crop, cfg.flip)
         u, v, scale = run.models['clip'](images, tokens)
-        same = (tokens[:, None] == tokens).all(-1)            # (B, B)
+        v, x, w = v.split([B, len(wrong), len(again)])
+        same = (tokens[:B, None] == tokens[:B]).all(-1)       # (B, B)
         hit = same[torch.arange(len(u)), (u @ v.T).argmax(1)].float().mean()
-        return contrastive_loss(u, v, scale, same), dict(accuracy=hit, logit_scale=scale)
+        loss, logs = contrastive_loss(u, v, scale, same, x if len(x) else None), dict(accuracy=hit, logit_scale=scale)
+        if len(x): logs['contrary_refused'] = ((u[:len(x)]*(v[:len(x)] - x)).sum(-1) > 0).float().mean()
+        if len(w):
+            n = len(w)
+            logs['text_loss'] = contrastive_loss(v[:n], w, scale, same[:n, :n], x if len(x) else None)
+            loss = loss + logs['text_loss']
+        return loss, logs
 
     towers = _TwoTowers(clip.model.requires_grad_(True))
     run = Loop(out/'training', loop, dict(clip=towers), pairs, step, settings=dict(clip=asdict(cfg), vocabulary=hashlib.sha256(clip.bpe).hexdigest(), data=getattr(pairs, 'fingerprint', None)))

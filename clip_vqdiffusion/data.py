@@ -352,18 +352,29 @@ def parse_caption(
         out[k] = v
     return out
 
-# %% ../nbs/01_data.ipynb #dcefea7f
+# %% ../nbs/01_data.ipynb #8facc0fc
+def _contrasts(a, seed):
+    "Two more captions for a face: the same attributes said otherwise, and with one of them wrong."
+    rng, said = random.Random(4*seed + 5), _mentioned(seed)
+    name = rng.choice(said)
+    wrong = {**a, name: rng.choice([v for v in AVATAR_ATTRIBUTES[name] if v != a[name]])}
+    return dict(paraphrase=avatar_caption(a, only=rng.sample(said, len(said)), seed=seed + (1 << 62)),
+                contrary=avatar_caption(wrong, only=rng.sample(said, len(said)), seed=seed + (2 << 62)))
+
+# %% ../nbs/01_data.ipynb #83705ab7
 class Avatars(Dataset):
     "Drawn faces, made anew at each access from `seed` and the index; see `avatars`."
     skipped = {}   # nothing can be broken here; same interface as the other sources
 
-    def __init__(self, n, size, seed, split, captions, attributes):
+    def __init__(self, n, size, seed, split, captions, attributes, contrasts=False):
         if n < 1: raise ValueError(f"avatars needs n of at least 1, got {n}.")
         if n > 2**32 or seed < 0: raise ValueError(f"avatars needs seed of at least 0 and n up to 2**32, got seed={seed}, n={n}.")
-        self.n, self.size, self.seed, self.split, self.captions, self.attributes = n, size, seed, split, captions, attributes
+        self.n, self.size, self.seed, self.split, self.captions, self.attributes, self.contrasts = n, size, seed, split, captions, attributes, contrasts
+        if contrasts and not captions: raise ValueError("avatars makes contrasts to captions only: ask for captions=True too.")
         faces = [sample_attributes(i, split) for i in range(4)]
         look = b''.join(draw_avatar(a, size, i).tobytes() for i, a in enumerate(faces))                   # other drawing code, other fingerprint
         if captions: look += '\n'.join(avatar_caption(a, seed=i) for i, a in enumerate(faces)).encode()   # and so with the words
+        if contrasts: look += b'contrasts'
         self.fingerprint = hashlib.sha256(repr(('avatars', n, size, seed, split)).encode() + look).hexdigest()[:16]
 
     def __len__(self): return self.n
@@ -375,10 +386,11 @@ class Avatars(Dataset):
         a = sample_attributes(k, self.split)
         item = {'image': to_tensor(draw_avatar(a, self.size, k))}
         if self.captions: item['text'] = avatar_caption(a, only=_mentioned(k), seed=k)
+        if self.contrasts: item |= _contrasts(a, k)
         if self.attributes: item['attributes'] = torch.tensor([AVATAR_ATTRIBUTES[name].index(a[name]) for name in AVATAR_ATTRIBUTES])
         return item
 
-# %% ../nbs/01_data.ipynb #69ef0054
+# %% ../nbs/01_data.ipynb #7d87c978
 def avatars(
     n: int = 20_000, # number of faces
     size: int = 64, # pixels a side
@@ -386,9 +398,10 @@ def avatars(
     split: str = 'generator', # 'generator' (no held-out pair), 'held_out' (at least one) or 'all'
     captions: bool = False, # add 'text'? (only for training a CLIP)
     attributes: bool = False, # add 'attributes', int64 (11,), the index of each value in AVATAR_ATTRIBUTES?
+    contrasts: bool = False, # beside 'text' add 'paraphrase' (the same, said otherwise) and 'contrary' (one attribute wrong)?
 ) -> Avatars: # items {'image': float32 (3, size, size) in [-1, 1]}
     "A data set of drawn faces, the stand-in for FFHQ (section 4). Raises `ValueError` for an impossible n, size, seed or split."
-    return Avatars(n, size, seed, split, captions, attributes)
+    return Avatars(n, size, seed, split, captions, attributes, contrasts)
 
 # %% ../nbs/01_data.ipynb #9a8b8495
 _MAX_PIXELS = 89_478_485   # Pillow's own limit against decompression bombs, unless it was changed or switched off
