@@ -66,7 +66,7 @@ def _number(name, value, ok, what):
     if not math.isfinite(number) or not ok(number): raise ValueError(f"{name} must be {what}, not {value!r}.")
     return number
 
-# %% ../nbs/08_sampling.ipynb #6c70d347
+# %% ../nbs/08_sampling.ipynb #2746e000
 @torch.inference_mode()
 def sample(denoiser, # (xt, t, c) -> logits (B, N, K), with `.diffusion`, `.grid` (h, w) and `.null(B)` -> (B, D)
            c: Tensor, # CLIP embeddings (B, D), unit norm
@@ -95,7 +95,7 @@ def sample(denoiser, # (xt, t, c) -> logits (B, N, K), with `.diffusion`, `.grid
     steps = list(zip(stops, stops[1:]))
     if progress:
         from tqdm.auto import tqdm
-        steps = tqdm(steps, desc="sampling")
+        steps = tqdm(steps, desc='sampling', unit='step', leave=False)
     for step, (t, s) in enumerate(steps):
         logp = logits(step, xt.repeat(1 + guided, 1), torch.full((len(c),), t, device=c.device)).float().log_softmax(-1)
         if guided: logp = guide(*logp.chunk(2), scale)
