@@ -121,14 +121,14 @@ def generate(
                 generator=torch.Generator().manual_seed(seed), progress=sys.stderr.isatty())
     _save(made.images, names)
 
-# %% ../nbs/16_cli.ipynb #3d32447c
+# %% ../nbs/16_cli.ipynb #817c7798
 @app.command()
 def train(
     images: Annotated[str, typer.Option('--images', help="A folder of pictures (no captions needed, subfolders are searched), a Hugging Face dataset id, or `avatars` for the built-in drawn faces (`./avatars` for a folder of that name).")],
     out: Annotated[Path, typer.Option('--out', help="Folder for the model; its training state, curves and previews are in OUT/training.")],
     clip: _Clip = 'ViT-B-32/openai',
     decoder: Annotated[str, typer.Option('--decoder', help="What draws the tokens: denoiser (CLIP-VQDiffusion) or clip-gen (a GPT). Both can share one OUT, its tokenizer and its CLIP.")] = 'denoiser',
-    preset: Annotated[str, typer.Option('--preset', help="tiny: 64 pixels, well under an hour a stage on two CPU cores. ffhq, coco (clip-gen: gpt2_medium, gpt2_large): the papers' sizes, 256 pixels, for GPUs.")] = 'tiny',
+    preset: Annotated[str, typer.Option('--preset', help="tiny: 64 pixels, up to an hour a stage on a CPU. ffhq, coco (clip-gen: gpt2_medium, gpt2_large): the papers' sizes, 256 pixels, for GPUs.")] = 'tiny',
     tokenizer: Annotated[Optional[str], typer.Option('--tokenizer', help="Take the finished tokenizer of this model (a folder, a bundled name or a Hugging Face id) instead of training one.")] = None,
     held_out: Annotated[Optional[str], typer.Option('--held-out', help="Folder of pictures used only for measuring; default: some are split off.")] = None,
     tokenizer_steps: Annotated[Optional[int], typer.Option('--tokenizer-steps', help="Training steps of the tokenizer. Default: the preset's.")] = None,

@@ -307,9 +307,9 @@ class Recipe:
     defaults: dict = field(default_factory=dict)  # for sampling
     decoder: str = 'denoiser'  # 'clip-gen': the three fields called denoiser are CLIP-GEN's, with fields of CLIPGenConfig and a CLIPGenTraining
 
-# %% ../nbs/11_pipeline.ipynb #94b11102
+# %% ../nbs/11_pipeline.ipynb #c22a479e
 def recipe(
-    preset: str = 'tiny',  # 'tiny': well under an hour a stage on two CPU cores; 'ffhq', 'coco': the paper's
+    preset: str = 'tiny',  # 'tiny': up to an hour a stage on a CPU; 'ffhq', 'coco': the paper's
 ) -> Recipe:
     """Settings by name. Raises ValueError for an unknown name.
 
