@@ -213,7 +213,7 @@ def next_token(
     if top_k is not None and top_k < logits.shape[-1]: logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
     return truncate(logits.softmax(-1), top_p)
 
-# %% ../nbs/10_clip_gen.ipynb #803f057f
+# %% ../nbs/10_clip_gen.ipynb #89214424
 @torch.inference_mode()
 def sample_clip_gen(
     model: CLIPGen,  # in eval mode
@@ -227,7 +227,9 @@ def sample_clip_gen(
     callback=None,  # called after each token as callback(step, left, tokens (B, N), confidence (B, N)), like `sample`'s; tokens not yet written are K, `left` counts them
     cache: bool = True,  # keep keys and values; False computes everything anew for each token, with the same result
 ) -> Tensor:  # tokens (B, N) int64
-    "Write token grids for the given embeddings, row by row (CLIP-GEN; guidance as in 2205.16007). Raises ValueError for a number out of range, a model that cannot be guided, or an embedding that is not (B, D)."
+    """Write token grids for the given embeddings, row by row (CLIP-GEN; guidance as in 2205.16007).
+
+    Raises ValueError for a number out of range, a model that cannot be guided, or an embedding that is not (B, D)."""
     temperature = _number('temperature', temperature, lambda x: x > 0, 'a finite number above 0 (for the likeliest code always, take top_k=1)')
     top_p = _number('top_p', top_p, lambda x: 0 < x <= 1, 'a number above 0 and at most 1')
     scale = _number('guidance_scale', guidance_scale, lambda x: x >= 0, 'a finite number of at least 0')
@@ -413,7 +415,7 @@ def _fitted(encoded, cfg, training, start):
         if before and now and before != now: raise ValueError(f"these data were encoded with another {what} than the one this CLIP-GEN was trained with (fingerprint {now}, it knows {before}): encode the images with that one")
     return replace(cfg, **ids)
 
-# %% ../nbs/10_clip_gen.ipynb #944164f8
+# %% ../nbs/10_clip_gen.ipynb #346d99e0
 def clip_gen_speed(
     preset: str = 'gpt2_medium',  # of `CLIPGenConfig`
     batch: int = 1,  # pictures at a time
@@ -422,7 +424,9 @@ def clip_gen_speed(
     say=lambda text: None,  # told what is being done
     **overrides,  # fields of the configuration that shall differ
 ) -> dict:  # seconds for all tokens cached and uncached, factor between them, share of tokens on which the two agree
-    "Measure sampling with and without the key-value cache on random weights; each is run once, in full, after a warm-up of four tokens. Uncached is the whole forward pass for every token. Raises ValueError for a preset that does not exist."
+    """Measure sampling with and without the key-value cache on random weights; each is run once, in full, after a warm-up of four tokens. Uncached is the whole forward pass for every token.
+
+    Raises ValueError for a preset that does not exist."""
     before = torch.get_num_threads()
     if threads: torch.set_num_threads(threads)
     try:
