@@ -390,7 +390,7 @@ def _pairs(read, prompts, seed):
     each = (by_pair * both[:, None]).sum(0) / by_pair.sum(0)
     return figure(rate, len(read), seed) | dict(per_pair={' + '.join(v for _, v in p): e for p, e in zip(HELD_OUT_PAIRS, each.tolist()) if not math.isnan(e)})
 
-# %% ../nbs/12_evaluation.ipynb #2feeffd1
+# %% ../nbs/12_evaluation.ipynb #c91ffca0
 def _unseen(n, k, seed, size, split='generator', attributes=False):
     "n faces from the k-th set of numbers that belong to measuring."
     return avatars(n, size, FACE_SEED + 16 * seed + k, split, attributes=attributes)
@@ -410,7 +410,7 @@ def _model_figures(pipe, judge, scorer, faces, seed):
     out['tokenizer'] = figure(lambda w: (w @ kept.mean(1)) / w.sum(1), faces, seed) | dict(psnr=psnr(x, y).mean().item(), codes_used=len(tokens.unique()) / pipe.tokenizer.K, per_attribute=dict(zip(AVATAR_ATTRIBUTES, kept.mean(0).tolist())))
     out['tokenizer']['attributes_kept'] = out['tokenizer'].pop('value')
     n = min(faces, 256)
-    out['bits_per_token'] = bits_per_token(pipe.denoiser, [dict(tokens=t, embedding=c) for t, c in zip(tokens[:n], embed_images(pipe.clip, x[:n]).cpu())], n)
+    out['bits_per_token'] = pipe._bits([dict(tokens=t, embedding=c) for t, c in zip(tokens[:n], embed_images(pipe.clip, x[:n]).cpu())], n)
     numbers = [_unseen(500, 5, seed, size, 'all').number(i) for i in range(500)]
     pictures = [draw_avatar(sample_attributes(k, 'all'), size, k) for k in numbers]
     captions = [avatar_caption(sample_attributes(k, 'all'), seed=k) for k in numbers]

@@ -307,7 +307,7 @@ class Recipe:
     defaults: dict = field(default_factory=dict)  # for sampling
     decoder: str = 'denoiser'  # 'clip-gen': the three fields called denoiser are CLIP-GEN's, with fields of CLIPGenConfig and a CLIPGenTraining
 
-# %% ../nbs/11_pipeline.ipynb #c22a479e
+# %% ../nbs/11_pipeline.ipynb #900b8d4a
 def recipe(
     preset: str = 'tiny',  # 'tiny': up to an hour a stage on a CPU; 'ffhq', 'coco': the paper's
 ) -> Recipe:
@@ -336,7 +336,7 @@ def clip_gen_recipe(
 
     Of the large ones the sizes and the sampling are the release's; how they are trained is not known from it, and ours."""
     if preset == 'tiny':
-        return replace(recipe('tiny'), decoder='clip-gen', denoiser={}, denoiser_training=CLIPGenTraining(alpha=0.5), denoiser_loop=clip_gen_loop(steps=2000), defaults=dict(guidance_scale=2.0, truncation=0.95))
+        return replace(recipe('tiny'), decoder='clip-gen', denoiser={}, denoiser_training=CLIPGenTraining(alpha=1.0), denoiser_loop=clip_gen_loop(steps=2000), defaults=dict(guidance_scale=2.0, truncation=0.95))
     if preset not in ('gpt2_medium', 'gpt2_large'): raise ValueError(f"there is no preset {preset!r}: choose one of tiny, gpt2_medium, gpt2_large")
     coco, sizes = recipe('coco'), {k: v for k, v in asdict(CLIPGenConfig.preset(preset)).items() if k not in ('grid', 'K', 'clip_dim')}
     return replace(coco, tokenizer=TokenizerConfig.preset('coco', codes=16_384, quantizer='nearest'), tokenizer_training=TokenizerTraining(adversarial=0.8, disc_start=0.5, disc_channels=64, beta=0.2),

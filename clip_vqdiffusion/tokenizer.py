@@ -229,7 +229,7 @@ def perplexity(self: Quantizer) -> torch.Tensor:  # ()
     "`code_perplexity` of the running histogram."
     return code_perplexity(self.usage)
 
-# %% ../nbs/04_tokenizer.ipynb #19c3186f
+# %% ../nbs/04_tokenizer.ipynb #598dccba
 @patch
 def forward(self: Quantizer,
     z: torch.Tensor,  # (B, z_channels, h, w)
@@ -242,7 +242,7 @@ def forward(self: Quantizer,
     f, e, K = self.features(z), self.codes(), len(self.codebook)
     if self.kind == 'nearest':
         tokens = self.distances(f).argmin(-1)
-        q = e[tokens]
+        q = F.embedding(tokens, e)  # not e[tokens]: its gradient is summed by several threads in any order, so a run could not be repeated bit by bit
         loss = (q - f.detach()).pow(2).mean() + beta * (q.detach() - f).pow(2).mean()
         q = f + (q - f).detach()
     else:
