@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AVATAR_ATTRIBUTES', 'HELD_OUT_PAIRS', 'is_held_out', 'sample_attributes', 'draw_avatar', 'avatar_caption',
-           'parse_caption', 'Avatars', 'avatars', 'Images', 'StreamedImages', 'image_dataset']
+           'parse_caption', 'avatar_phrases', 'Avatars', 'avatars', 'Images', 'StreamedImages', 'image_dataset']
 
 # %% ../nbs/01_data.ipynb #8bd15694
 import hashlib, json, math, os, random, re, shutil, sys, tempfile, warnings
@@ -361,7 +361,14 @@ def _contrasts(a, seed):
     return dict(paraphrase=avatar_caption(a, only=rng.sample(said, len(said)), seed=seed + (1 << 62)),
                 contrary=avatar_caption(wrong, only=rng.sample(said, len(said)), seed=seed + (2 << 62)))
 
-# %% ../nbs/01_data.ipynb #83705ab7
+# %% ../nbs/01_data.ipynb #9c79e8e7
+def avatar_phrases(
+    seed: int = 0, # of the wording
+) -> list[list[str]]: # for each of AVATAR_ATTRIBUTES a text per value, in their order
+    "Texts that state one value of one attribute and nothing else."
+    return [[avatar_caption({name: v}, seed=seed) for v in values] for name, values in AVATAR_ATTRIBUTES.items()]
+
+# %% ../nbs/01_data.ipynb #6caa93f8
 class Avatars(Dataset):
     "Drawn faces, made anew at each access from `seed` and the index; see `avatars`."
     skipped = {}   # nothing can be broken here; same interface as the other sources
@@ -374,7 +381,7 @@ class Avatars(Dataset):
         faces = [sample_attributes(i, split) for i in range(4)]
         look = b''.join(draw_avatar(a, size, i).tobytes() for i, a in enumerate(faces))                   # other drawing code, other fingerprint
         if captions: look += '\n'.join(avatar_caption(a, seed=i) for i, a in enumerate(faces)).encode()   # and so with the words
-        if contrasts: look += b'contrasts'
+        if contrasts: look += repr(avatar_phrases()).encode()
         self.fingerprint = hashlib.sha256(repr(('avatars', n, size, seed, split)).encode() + look).hexdigest()[:16]
 
     def __len__(self): return self.n
@@ -386,11 +393,13 @@ class Avatars(Dataset):
         a = sample_attributes(k, self.split)
         item = {'image': to_tensor(draw_avatar(a, self.size, k))}
         if self.captions: item['text'] = avatar_caption(a, only=_mentioned(k), seed=k)
-        if self.contrasts: item |= _contrasts(a, k)
-        if self.attributes: item['attributes'] = torch.tensor([AVATAR_ATTRIBUTES[name].index(a[name]) for name in AVATAR_ATTRIBUTES])
+        if self.contrasts: item |= _contrasts(a, k) | {'stated': torch.tensor([name in _mentioned(k) for name in AVATAR_ATTRIBUTES])}
+        if self.attributes or self.contrasts: item['attributes'] = torch.tensor([AVATAR_ATTRIBUTES[name].index(a[name]) for name in AVATAR_ATTRIBUTES])
         return item
 
-# %% ../nbs/01_data.ipynb #7d87c978
+    def phrases(self, seed=0): return avatar_phrases(seed)
+
+# %% ../nbs/01_data.ipynb #82859a38
 def avatars(
     n: int = 20_000, # number of faces
     size: int = 64, # pixels a side
@@ -398,7 +407,7 @@ def avatars(
     split: str = 'generator', # 'generator' (no held-out pair), 'held_out' (at least one) or 'all'
     captions: bool = False, # add 'text'? (only for training a CLIP)
     attributes: bool = False, # add 'attributes', int64 (11,), the index of each value in AVATAR_ATTRIBUTES?
-    contrasts: bool = False, # beside 'text' add 'paraphrase' (the same, said otherwise) and 'contrary' (one attribute wrong)?
+    contrasts: bool = False, # beside 'text' add 'paraphrase' (the same, said otherwise), 'contrary' (one attribute wrong), 'attributes', and 'stated', bool (11,): which of them 'text' states?
 ) -> Avatars: # items {'image': float32 (3, size, size) in [-1, 1]}
     "A data set of drawn faces, the stand-in for FFHQ (section 4). Raises `ValueError` for an impossible n, size, seed or split."
     return Avatars(n, size, seed, split, captions, attributes, contrasts)
