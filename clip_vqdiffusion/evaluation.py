@@ -435,7 +435,7 @@ def _scores(scorer, chunks, seed, size):
     distance = dict(value=frechet(cloud('u'), unseen), floor=frechet(cloud('true_u'), unseen), tokenizer=frechet(cloud('again_u'), unseen), n=n)
     return score, distance
 
-# %% ../nbs/12_evaluation.ipynb #b53dd872
+# %% ../nbs/12_evaluation.ipynb #dad75548
 def evaluate(
     pipe: CLIPVQDiffusion,  # a model of avatars
     prompts: int = 300,  # of each split
@@ -448,7 +448,7 @@ def evaluate(
     faces: int = 512,  # unseen faces for tokenizer, bits (at most 256 of them), CLIP's attributes (at most 100) and judge (twice as many)
     judge: Judge | str = 'avatars',  # a judge, or where to load it from
     scorer='avatars',  # a CLIP other than the model's, or the bundled model whose scorer is taken; None: no CLIPScore, no Fréchet distance
-    folder: str | Path | None = None,  # of the model, for its size
+    folder: str | Path | None = None,  # of the model, for its size, without (size_mb) and with (size_all_mb) a network of the other kind beside this one
     progress: bool = True,  # show a bar
 ) -> dict:  # numbers and dicts of numbers, ready for JSON; accuracies are shares
     """How well a model of avatars follows text, how real and how varied its pictures are; every figure computed here and now.
@@ -477,12 +477,12 @@ def evaluate(
         out['variety'] = _variety(chunks['in'], asked['in'], seed) if reranked else None
         out |= _model_figures(pipe, judge, scorer, faces, seed)
         out['clip_score'], out['frechet'] = _scores(scorer, chunks, seed, size) if scorer is not None else (None, None)
-    out |= dict(size_mb=_size_mb(folder) if folder else None, images_per_second=sum(n for n, _ in paces) / sum(s for _, s in paces), seconds=time.perf_counter() - begun)
+    out |= dict(size_mb=_size_mb(folder, *({'denoiser', 'clip_gen'} - {pipe.part})) if folder else None, size_all_mb=_size_mb(folder) if folder else None, images_per_second=sum(n for n, _ in paces) / sum(s for _, s in paces), seconds=time.perf_counter() - begun)
     out['settings'] = dict(prompts=prompts, reranked=reranked, candidates=candidates, seed=seed, faces=faces, threads=torch.get_num_threads(), torch=torch.__version__, machine=_machine(), model=model_id(pipe, scorer),
                            **{k: pipe.defaults[k] if v is None else v for k, v in kw.items()})
     return out
 
-# %% ../nbs/12_evaluation.ipynb #954db5df
+# %% ../nbs/12_evaluation.ipynb #1d6d3fb8
 def _variety(chunks, prompts, seed):
     "Entropy within a prompt, relative to the data's, with its interval and per attribute."
     many = [c for c in chunks if c['read'].shape[1] > 1]
@@ -493,9 +493,9 @@ def _variety(chunks, prompts, seed):
     return figure(lambda w: variety(bits, data, w), len(read), seed) | dict(bits=bits.nanmean().item(), bits_of_the_data=data.nanmean().item(), per_attribute={k: v for k, v in zip(AVATAR_ATTRIBUTES, per) if not math.isnan(v)})
 
 
-def _size_mb(folder):
-    "Megabytes (a million bytes) of all files but the training state."
-    files = [p for p in Path(folder).rglob('*') if p.is_file() and 'training' not in p.relative_to(folder).parts]
+def _size_mb(folder, *without):
+    "Megabytes (a million bytes) of all files but the training state and folders of the given names."
+    files = [p for p in Path(folder).rglob('*') if p.is_file() and not {'training', *without} & set(p.relative_to(folder).parts)]
     return sum(p.stat().st_size for p in files) / 1e6
 
 
