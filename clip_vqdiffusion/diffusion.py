@@ -178,34 +178,37 @@ def q_posterior(self: MaskAndReplace,
     mask_mass = _over(gb_s, gb_t).to(p.dtype) * masked
     return torch.cat([torch.where(masked, from_mask, from_code), mask_mass], -1)
 
-# %% ../nbs/05_diffusion.ipynb #7474243f
+# %% ../nbs/05_diffusion.ipynb #cf5757f6
+def _inverse_cdf(p: Tensor, # weights (..., K), not negative, with a positive sum
+                 u: Tensor # uniform numbers in [0, 1) (...)
+                ) -> Tensor: # codes (...) int64
+    "Draw from each row with one uniform number. Sums are float64: in float32 a code of less than about 1e-7 could never be met."
+    cdf = p.cumsum(-1, dtype=torch.float32 if p.device.type == 'mps' else torch.float64)
+    last = cdf[..., -1]
+    level = torch.minimum(u.to(cdf.dtype) * last, torch.nextafter(last, torch.zeros_like(last)))
+    return torch.searchsorted(cdf, level[..., None], right=True)[..., 0].clamp(max=p.shape[-1] - 1)
+
+# %% ../nbs/05_diffusion.ipynb #28fc96a1
 @patch
 def p_sample(self: MaskAndReplace,
              xt: Tensor, # tokens (B, N) int64 at t
-             p_x0: Tensor, # the model's belief p(x_0 | x_t) (B, N, K), sums to one
+             p_x0, # the model's belief p(x_0 | x_t) (B, N, K); or what draws from it: called with the tokens that matter (B, N) bool, returns x_0 (B, N) int64
              s, # where to go, 0 <= s < t: int or (B,)
              t, # where we are, 1..T: int or (B,)
              generator: torch.Generator = None # source of randomness (default: torch's own)
             ) -> Tensor: # x_s (B, N) int64
-    "Draw x_s from `q_posterior(xt, p_x0, s, t)` without building it: stay, a code from the belief, or a uniform code. Raises ValueError unless 0 <= s < t <= T."
+    "Draw x_s from `q_posterior(xt, p_x0, s, t)` without building it: x_0 from the belief, then stay, x_0, or a uniform code. Raises ValueError unless 0 <= s < t <= T."
     (ab_s, bb_s, gb_s), (ab_t, bb_t, gb_t), (a, b, g) = self.at(s), self.at(t), self.between(s, t)
-    p = p_x0.float() if p_x0.dtype in (torch.float16, torch.bfloat16) else p_x0
-    masked, k = xt == self.K, xt.clamp(max=self.K - 1)
-    p_k = p.gather(-1, k[..., None])
-    c = torch.where(masked, 1., _over(bb_t, ab_t + bb_t))
-    cdf = p.scatter(-1, k[..., None], p_k * c[..., None].to(p.dtype)).cumsum(-1)
-    W, p_k = cdf[..., -1].to(ab_t.dtype), p_k[..., 0].to(ab_t.dtype)
-    # three ways to x_s, for a mask and for a code k
-    pull = torch.where(masked, _over(g, gb_t), _over(b, bb_t) * W)
-    stay = torch.where(masked, _over(gb_s, gb_t), _over(ab_t, ab_t + bb_t) * p_k + _over(a * bb_s, bb_t) * W)
-    belief, uniform = pull * ab_s, pull * self.K * bb_s
-    stay = torch.where(~masked & (bb_t == 0), 1., stay)
-    u, v = _rand((2, *xt.shape), xt, generator)
-    u = u * (stay + belief + uniform)
-    level = torch.minimum((v * W).to(p.dtype), torch.nextafter(cdf[..., -1], torch.zeros_like(cdf[..., -1])))
-    drawn = torch.searchsorted(cdf, level[..., None], right=True)[..., 0].clamp(max=self.K - 1)
+    u, v, w = _rand((3, *xt.shape), xt, generator)
+    masked = xt == self.K
+    asked = torch.where(masked, u >= _over(gb_s, gb_t), bb_t > 0) # a mask that stays one, and a code that cannot have been replaced, need no x_0
+    x0 = torch.where(asked, p_x0(asked) if callable(p_x0) else _inverse_cdf(p_x0, w), xt)
+    same = x0 == xt
+    D = bb_t + same * ab_t
+    stay = torch.where(masked, _over(gb_s, gb_t), torch.where(bb_t > 0, _over(a * bb_s + same * a * ab_s, D), 1.))
+    to_x0 = torch.where(masked, _over(g * ab_s, gb_t), _over(b * ab_s, D))
     noise = (v * self.K).long().clamp(max=self.K - 1)
-    return torch.where(u < stay, xt, torch.where(u < stay + belief, drawn, noise))
+    return torch.where(u < stay, xt, torch.where(u < stay + to_x0, x0, noise))
 
 # %% ../nbs/05_diffusion.ipynb #ff4df91c
 @patch

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['IGNORED', 'read_checkpoint', 'released_key_map', 'denoiser_config', 'load_released_denoiser', 'tokenizer_config',
-           'tokenizer_key_map', 'load_released_tokenizer', 'load_released', 'released_belief', 'released_guide',
+           'tokenizer_key_map', 'load_released_tokenizer', 'clip_gen_key_map', 'clip_gen_config',
+           'load_released_clip_gen', 'vqgan_config', 'load_released', 'released_belief', 'released_guide',
            'released_truncate', 'released_posterior', 'released_sample', 'ReleaseCompat', 'denoiser_to_released',
            'tokenizer_to_released', 'save_released', 'import_released']
 
-# %% ../nbs/13_released.ipynb #6989a12b
+# %% ../nbs/13_released.ipynb #d4c53d56
 import json, math, os, re, warnings, zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .clip import CLIP, _split_name, embed_images, load_clip, save_clip
+from .clip_gen import CLIPGen, CLIPGenConfig
 from .denoiser import Denoiser, DenoiserConfig
 from .diffusion import MaskAndReplace
 from .loop import read_tensors, write_folder
-from .pipeline import CLIPVQDiffusion, _describe, _resized_by, recipe
+from .pipeline import _DEFAULTS, CLIPGenPipeline, CLIPVQDiffusion, _describe, _resized_by, clip_gen_recipe, recipe
 from .sampling import guide, strided_timesteps
 from .tokenizer import Tokenizer, TokenizerConfig
 
@@ -51,7 +53,7 @@ def read_checkpoint(
     if not isinstance(found, dict): raise ValueError(f"{file} holds a {type(found).__name__}, not a dictionary of tensors: give a checkpoint")
     return found
 
-# %% ../nbs/13_released.ipynb #45e74dc4
+# %% ../nbs/13_released.ipynb #1b295abb
 _NAMES = {'null_embedding': 'empty_text_embed', 'tokens.weight': 'transformer.content_emb.emb.weight', 'rows.weight': 'transformer.content_emb.height_emb.weight',
           'cols.weight': 'transformer.content_emb.width_emb.weight', 'norm.': 'transformer.to_logits.0.', 'head.': 'transformer.to_logits.1.'}
 _BLOCK_NAMES = {'.time.embed.': '.ln1.emb.', '.time.out.': '.ln1.linear.', '.clip.embed.': '.ln2.emb.', '.clip.out.': '.ln2.linear.'}
@@ -59,6 +61,8 @@ _TABLES = ('log_at', 'log_bt', 'log_ct', 'log_cumprod_at', 'log_cumprod_bt', 'lo
 IGNORED = {r'Lt_history|Lt_count': "statistics of the release's timestep sampler, of use to its training only",
            r'loss\..*': "discriminator and perceptual loss of the tokenizer's training",
            r'condition_codec\..*': "OpenAI's CLIP, which is loaded by its name",
+           r'discriminator\..*': "the adversary in the training of CLIP-GEN's tokenizer",
+           r'blocks\.\d+\.mask': "what CLIP-GEN's attention may not see; ours knows (the file's is only compared with it)",
            r'content_codec\..*': 'the tokenizer inside a training checkpoint (used when the file is given as `tokenizer`)',
            r'transformer\..*': 'the denoiser inside a training checkpoint (used when the file is given as `denoiser`)'}
 
@@ -67,22 +71,26 @@ def released_key_map(
     cfg: DenoiserConfig,  # of a denoiser in the release's shape
 ) -> dict:  # our parameter name -> the released one; shapes are equal, but for the null embedding: (D,) here, (1, D) there
     "How the tensors of a denoiser are called in the release."
-    def there(name):
-        for ours, theirs in _NAMES.items():
-            if name.startswith(ours): return theirs + name[len(ours):]
-        for ours, theirs in _BLOCK_NAMES.items(): name = name.replace(ours, theirs)
-        return f'transformer.{name}'
-    with torch.device('meta'): return {n: there(n) for n, _ in Denoiser(cfg).named_parameters()}
+    with torch.device('meta'): return {n: _there(n, _NAMES, _BLOCK_NAMES, 'transformer.') for n, _ in Denoiser(cfg).named_parameters()}
 
-# %% ../nbs/13_released.ipynb #1c3a1cc5
-def _size(sd, key, axis=0):
-    if key not in sd: raise ValueError(f"this is no released denoiser: {key} is missing in it")
+
+def _there(name, begins, blocks, prefix=''):
+    "A name of ours as it is there: by how it begins, or else by what is in it."
+    for ours, theirs in begins.items():
+        if name.startswith(ours): return theirs + name[len(ours):]
+    for ours, theirs in blocks.items(): name = name.replace(ours, theirs)
+    return prefix + name
+
+# %% ../nbs/13_released.ipynb #bc12ed25
+def _size(sd, key, axis=0, what='denoiser'):
+    if key not in sd: raise ValueError(f"this is no released {what}: {key} is missing in it")
+    if sd[key].ndim <= axis: raise ValueError(f"this is no released {what}: {key} has the shape {tuple(sd[key].shape)}")
     return sd[key].shape[axis]
 
 
 def _count(sd, pattern): return 1 + max((int(m[1]) for k in sd if (m := re.match(pattern, k))), default=-1)
 
-
+# %% ../nbs/13_released.ipynb #d9674ce7
 def _curves(sd, T, K):
     "The schedule in the tables of a released denoiser: 'released', or alpha_bar and gamma_bar."
     a, b, g = (sd[f'log_cumprod_{k}t'].double().exp() for k in 'abc')
@@ -102,7 +110,7 @@ def _tables(mr):
     logs = dict(log_at=at, log_bt=bt, log_ct=ct, log_cumprod_at=around(a), log_cumprod_bt=around(b), log_cumprod_ct=around(g), log_1_min_ct=1 - ct, log_1_min_cumprod_ct=around(1 - g))
     return {k: v.log().float() for k, v in logs.items()} | dict(Lt_history=torch.zeros(T), Lt_count=torch.zeros(T))
 
-
+# %% ../nbs/13_released.ipynb #da740c2f
 def denoiser_config(
     sd: dict,  # a released denoiser's tensors, without prefix
     heads: int = 16,  # attention heads; cannot be seen in the weights
@@ -115,16 +123,33 @@ def denoiser_config(
     return DenoiserConfig.preset('ffhq', grid=(_size(sd, f'{t}content_emb.height_emb.weight'), _size(sd, f'{t}content_emb.width_emb.weight')), K=K, T=T, schedule=_curves(sd, T, K), width=width,
                                  depth=_count(sd, r'transformer\.blocks\.(\d+)\.'), heads=heads, clip_dim=_size(sd, f'{b}ln2.emb.weight', 1), mlp_ratio=_size(sd, f'{b}mlp.conv1.weight') // width)
 
-# %% ../nbs/13_released.ipynb #16008031
-def _inside(source, sign, what, wrappers):
-    "(dict of tensors without prefix, its name) around the key that ends with `sign`; anything beside it must be on the list of ignorable names."
-    where = 'the state dict' if isinstance(source, dict) else str(source)
-    d = source if isinstance(source, dict) else read_checkpoint(source)
+# %% ../nbs/13_released.ipynb #07c96294
+_SIGNS = dict(denoiser='transformer.content_emb.emb.weight', clip_gen='cond_proj.weight', tokenizer='encoder.conv_in.weight')  # a name each of them must have
+_KINDS = dict(denoiser='a denoiser of CLIP-VQDiffusion (like clipvq_ffhq.pt)', clip_gen="CLIP-GEN's transformer (like gpt_coco.pt)", tokenizer='a tokenizer (like vqgan_coco.pt or ffhq_vqgan_99epoch.ckpt)')
+
+# %% ../nbs/13_released.ipynb #994004e4
+def _opened(source):
+    "(what a file or a state dict holds, its name); what was opened already comes through."
+    if isinstance(source, tuple): return source
+    return (source, 'the state dict') if isinstance(source, dict) else (read_checkpoint(source), str(source))
+
+
+def _around(d, sign, wrappers=('ema', 'model', 'state_dict')):
+    "The state dict in which a name ends with `sign`, and what comes before it there; None where there is none."
     for sd in [d[w] for w in wrappers if isinstance(d.get(w), dict)] + [d]:
         found = sorted((k for k in sd if isinstance(k, str) and k.endswith(sign) and isinstance(sd[k], Tensor)), key=len)
-        if found: break
-    else: raise ValueError(f"{where} holds no {what}: nothing in it is called {sign}; there is {', '.join(map(str, list(d)[:4]))}, ...")
-    prefix = found[0][:-len(sign)].removesuffix('enc.')  # a tokenizer inside a training checkpoint comes in two halves, enc. and dec.
+        if found: return sd, found[0][:-len(sign)]
+
+# %% ../nbs/13_released.ipynb #a60308e4
+def _inside(source, kind, what, wrappers):
+    "(dict of tensors without prefix, its name) around the sign of a kind; anything beside it must be on the list of ignorable names."
+    d, where = _opened(source)
+    around = _around(d, _SIGNS[kind], wrappers)
+    if not around:
+        other = [_KINDS[k] for k, sign in _SIGNS.items() if _around(d, sign)]
+        raise ValueError(f"{where} holds no {what}: " + (f"it is {' and '.join(other)}; were two files exchanged?" if other else f"nothing in it is called {_SIGNS[kind]}; there is {', '.join(map(str, list(d)[:4]))}, ..."))
+    sd, prefix = around
+    prefix = prefix.removesuffix('enc.')  # a tokenizer inside a training checkpoint comes in two halves, enc. and dec.
     rest = [k for k in sd if not k.startswith(prefix) and not any(re.fullmatch(p, k.removeprefix('module.')) for p in IGNORED)]
     if rest: raise ValueError(f"{where} holds tensors nobody asked for: {', '.join(rest[:4])}{', ...' if len(rest) > 4 else ''}; is it a released {what}?")
     return {k[len(prefix):]: v for k, v in sd.items() if k.startswith(prefix)}, where
@@ -143,7 +168,7 @@ def _two_halves(sd, where):
 
 def _without_ignored(sd, *patterns): return {k: v for k, v in sd.items() if not any(re.fullmatch(p, k) for p in patterns)}
 
-
+# %% ../nbs/13_released.ipynb #aa496fb6
 def _fill(module, tensors, where):
     "Give a module on 'meta' its tensors, without copying them (in float32). Raises ValueError naming the first that is missing, not known, or of another shape."
     want = module.state_dict()
@@ -154,7 +179,7 @@ def _fill(module, tensors, where):
     module.load_state_dict({k: tensors[k].to(v.dtype) for k, v in want.items()}, assign=True)
     return module.eval()
 
-# %% ../nbs/13_released.ipynb #55d79135
+# %% ../nbs/13_released.ipynb #c1f9ad86
 def load_released_denoiser(
     source: str | Path | dict,  # clipvq_*.pt, a training checkpoint, or a state dict
     heads: int = 16,  # attention heads; cannot be seen in the weights
@@ -165,7 +190,7 @@ def load_released_denoiser(
 
 def _denoiser(source, heads):
     "The denoiser, and whether it came with a null embedding."
-    sd, where = _inside(source, 'transformer.content_emb.emb.weight', 'denoiser', ('ema', 'model', 'state_dict'))
+    sd, where = _inside(source, 'denoiser', 'denoiser', ('ema', 'model', 'state_dict'))
     sd = _without_ignored(sd, 'Lt_history|Lt_count')
     cfg = denoiser_config(sd, heads)
     has_null = 'empty_text_embed' in sd
@@ -179,7 +204,7 @@ def _denoiser(source, heads):
     if tensors['null_embedding'].shape[:1] == (1,): tensors['null_embedding'] = tensors['null_embedding'][0]
     return _fill(den, tensors, where), has_null
 
-# %% ../nbs/13_released.ipynb #e8fba69f
+# %% ../nbs/13_released.ipynb #32d2851d
 def tokenizer_config(
     sd: dict,  # tensors of a VQ-GAN of taming-transformers, without prefix
     image_size: int = 256,  # pixels a side; cannot be seen in the weights
@@ -197,7 +222,7 @@ def tokenizer_config(
     return TokenizerConfig(image_size=image_size, channels=ch, channel_mult=tuple(w // ch for w in widths), res_blocks=_count(sd, r'encoder\.down\.0\.block\.(\d+)\.'), attention=attention,
                            z_channels=sd['encoder.conv_out.weight'].shape[0], codes=book.shape[0], code_dim=book.shape[1], quantizer='gumbel' if gumbel else 'nearest')
 
-
+# %% ../nbs/13_released.ipynb #63aea940
 def tokenizer_key_map(
     cfg: TokenizerConfig,  # of a tokenizer in the release's shape
 ) -> dict:  # our parameter name -> the released one; `quantizer.project` of a Gumbel tokenizer is the product of two
@@ -218,21 +243,25 @@ def tokenizer_key_map(
         return name.replace('.shortcut.', '.nin_shortcut.').replace('.proj.', '.proj_out.')
     with torch.device('meta'): return {n: there(n) for n, _ in Tokenizer(cfg).named_parameters()}
 
-# %% ../nbs/13_released.ipynb #fb6de01f
+# %% ../nbs/13_released.ipynb #cd46e7c2
 def _merged(sd):
     "quant_conv and quantize.proj of a Gumbel tokenizer as one convolution: weight, bias."
     (w1, b1), (w2, b2) = ((sd[f'{n}.weight'].double(), sd[f'{n}.bias'].double()) for n in ('quant_conv', 'quantize.proj'))
     w1, w2 = w1.flatten(1), w2.flatten(1)
     return (w2 @ w1)[..., None, None].float(), (w2 @ b1 + b2).float()
 
+# %% ../nbs/13_released.ipynb #77bfc42f
+def _is_clip_gens(sd): return any(k.startswith('quantizer.') for k in sd)  # `quantize.` in taming-transformers
+
 
 def load_released_tokenizer(
-    source: str | Path | dict,  # *_vqgan_99epoch.ckpt, a training checkpoint, a Gumbel or VQGAN checkpoint of taming-transformers, or a state dict
+    source: str | Path | dict,  # *_vqgan_99epoch.ckpt, vqgan_coco.pt, a training checkpoint, a Gumbel or VQGAN checkpoint of taming-transformers, or a state dict
     image_size: int = 256,  # pixels a side; cannot be seen in the weights
     grid: int | None = None,  # tokens a side, where these are known instead
 ) -> Tokenizer:  # in eval mode, on the CPU
-    "A released tokenizer, or one of taming-transformers. Raises FileNotFoundError or ValueError (see `read_checkpoint`; every tensor must be known and every weight found)."
-    sd, where = _inside(source, 'encoder.conv_in.weight', 'tokenizer', ('state_dict', 'model'))
+    "A released tokenizer (also CLIP-GEN's), or one of taming-transformers. Raises FileNotFoundError or ValueError (see `read_checkpoint`; every tensor must be known and every weight found)."
+    sd, where = _inside(source, 'tokenizer', 'tokenizer', ('state_dict', 'model'))
+    if _is_clip_gens(sd): return _vqgan(sd, where, image_size, grid)  # see below
     sd = _without_ignored(_two_halves(sd, where), r'loss\..*')
     cfg = tokenizer_config(sd, image_size if grid is None else grid << _count(sd, r'encoder\.down\.(\d+)\.') - 1)
     tensors = dict(sd)
@@ -242,29 +271,128 @@ def load_released_tokenizer(
     with torch.device('meta'): tok = Tokenizer(cfg)
     names = {theirs: ours for ours, theirs in tokenizer_key_map(cfg).items()}
     tensors = {names.get(k, k): v for k, v in tensors.items()}
-    tensors |= {'quantizer.usage': torch.full((cfg.codes,), 1 / cfg.codes), 'quantizer.spread': torch.ones(()), 'quantizer.ready': torch.tensor(True)}  # what only training looks at
-    return _fill(tok, tensors, where).to(memory_format=torch.channels_last)
+    return _fill(tok, tensors | _untrained(cfg), where).to(memory_format=torch.channels_last)
 
-# %% ../nbs/13_released.ipynb #6e54b9b5
+
+def _untrained(cfg):
+    "What only training looks at."
+    return {'quantizer.usage': torch.full((cfg.codes,), 1 / cfg.codes), 'quantizer.spread': torch.ones(()), 'quantizer.ready': torch.tensor(True)}
+
+# %% ../nbs/13_released.ipynb #7dfbfeed
+_GPT_NAMES = {'positions.weight': 'pos_emb', 'tokens.': 'tok_emb.', 'project.': 'cond_proj.'}
+_GPT_BLOCK_NAMES = {'.attn.qkv.': '.encoder.self_attn.in_proj_', '.attn.proj.': '.encoder.self_attn.out_proj.', '.inp.': '.encoder.linear1.', '.out.': '.encoder.linear2.', '.norm1.': '.encoder.norm1.', '.norm2.': '.encoder.norm2.'}
+
+
+def clip_gen_key_map(
+    cfg: CLIPGenConfig,  # of a CLIP-GEN without null embedding
+) -> dict:  # our parameter name -> the released one; shapes are equal, but for the positions: (N, W) here, (1, N, W) there
+    "How the tensors of a CLIP-GEN are called in its release."
+    with torch.device('meta'): return {n: _there(n, _GPT_NAMES, _GPT_BLOCK_NAMES) for n, _ in CLIPGen(cfg).named_parameters()}
+
+
+def clip_gen_config(
+    sd: dict,  # tensors of a released CLIP-GEN, without prefix
+    heads: int = 16,  # attention heads; cannot be seen in the weights
+) -> CLIPGenConfig:
+    "Sizes of a released CLIP-GEN, from the shapes of its tensors. Raises ValueError when a tensor is missing or sizes do not fit."
+    size = lambda key, axis=0: _size(sd, key, axis, 'CLIP-GEN')
+    K, width, N = size('tok_emb.weight'), size('tok_emb.weight', 1), size('pos_emb', 1)
+    side = math.isqrt(N)
+    if side**2 != N: raise ValueError(f"this is no released CLIP-GEN: it has {N} positions, which make no square grid")
+    return CLIPGenConfig.preset('gpt2_medium', grid=(side, side), K=K, width=width, depth=_count(sd, r'blocks\.(\d+)\.'), heads=heads, clip_dim=size('cond_proj.weight', 1), mlp_ratio=size('blocks.0.encoder.linear1.weight') // width)
+
+# %% ../nbs/13_released.ipynb #a0a1626f
+def load_released_clip_gen(
+    source: str | Path | dict,  # gpt_coco.pt, a training checkpoint of the same code, or a state dict
+    heads: int = 16,  # attention heads; cannot be seen in the weights
+) -> CLIPGen:  # in eval mode, on the CPU; its weights stay in the file, which must not change meanwhile
+    "The transformer of a released CLIP-GEN. Raises FileNotFoundError or ValueError (see `read_checkpoint`; every tensor must be known and every weight found)."
+    sd, where = _inside(source, 'clip_gen', 'CLIP-GEN', ('model', 'state_dict'))
+    cfg = clip_gen_config(sd, heads)
+    later = torch.ones(math.prod(cfg.grid), math.prod(cfg.grid), dtype=torch.bool).triu(1)
+    for name in (f'blocks.{i}.mask' for i in range(cfg.depth)):
+        if name not in sd: raise ValueError(f"{where} does not fit: {name} is missing in it")
+        if sd[name].shape != later.shape or not torch.equal(sd[name].bool(), later): raise ValueError(f"{where} does not fit: {name} hides something else than all later positions, so this is another network than CLIP-GEN's")
+    names = {theirs: ours for ours, theirs in clip_gen_key_map(cfg).items()}
+    tensors = {names.get(k, k): v for k, v in sd.items() if not re.fullmatch(r'blocks\.\d+\.mask', k)}
+    tensors['positions.weight'] = tensors['positions.weight'].flatten(0, -2)
+    with torch.device('meta'): gpt = CLIPGen(cfg)
+    return _fill(gpt, tensors, where)
+
+# %% ../nbs/13_released.ipynb #ab299ac8
+_VQGAN_NAMES = {'.block.0.': '.norm1.', '.block.2.': '.conv1.', '.block.3.': '.norm2.', '.block.6.': '.conv2.', '.attn.out_proj.': '.proj.', 'encoder.final.3.': 'quantizer.project.', 'decoder.quant_conv_in.': 'quantizer.unproject.',
+                '.final.0.': '.norm_out.', '.final.2.': '.conv_out.', 'quantizer.embedding.weight': 'quantizer.codebook'}
+
+
+def _vqgan_tensors(sd):
+    "CLIP-GEN's tokenizer under our names."
+    out = {}
+    for k, v in sd.items():
+        if m := re.fullmatch(r'(.*)\.attn\.in_proj_(weight|bias)', k):
+            out |= {f'{m[1]}.{p}.{m[2]}': part[..., None, None] if m[2] == 'weight' else part for p, part in zip('qkv', v.chunk(3))}
+        else:
+            for theirs, ours in _VQGAN_NAMES.items(): k = k.replace(theirs, ours)
+            out[k] = v[..., None, None] if k.endswith('.proj.weight') else v
+    return out
+
+# %% ../nbs/13_released.ipynb #3a496d5d
+def vqgan_config(
+    sd: dict,  # tensors of CLIP-GEN's tokenizer, without prefix
+    image_size: int = 256,  # pixels a side; cannot be seen in the weights
+) -> TokenizerConfig:
+    "Sizes of CLIP-GEN's tokenizer, from the shapes of its tensors. Raises ValueError when a tensor is missing."
+    size, rows = lambda key, axis=0: _size(sd, key, axis, 'tokenizer of CLIP-GEN'), [[]]
+    kinds = {int(m[1]): m[2] for k in sd if (m := re.match(r'encoder\.down\.(\d+)\.(block|attn|conv)\.', k))}
+    for i in range(1 + max(kinds, default=0)):  # a `conv` ends a level
+        if kinds.get(i) == 'conv': rows.append([])
+        else: rows[-1].append(f'encoder.down.{i}.block.6.weight' if kinds.get(i) == 'block' else None)
+    if not all(row and row[0] for row in rows): raise ValueError("this is no released tokenizer of CLIP-GEN: a level of encoder.down has no blocks")
+    ch = size('encoder.conv_in.weight')
+    return TokenizerConfig(image_size=image_size, channels=ch, channel_mult=tuple(size(row[0]) // ch for row in rows), res_blocks=sum(k is not None for k in rows[0]), attention=tuple(image_size >> i for i, row in enumerate(rows) if None in row),
+                           z_channels=size('encoder.final.2.weight'), codes=size('quantizer.embedding.weight'), code_dim=size('quantizer.embedding.weight', 1), quantizer='nearest', norm_eps=1e-5)
+
+# %% ../nbs/13_released.ipynb #00b30dfa
+def _vqgan(sd, where, image_size, grid):
+    "CLIP-GEN's tokenizer from its tensors."
+    halvings = sum(re.fullmatch(r'encoder\.down\.\d+\.conv\.weight', k) is not None for k in sd)
+    cfg = vqgan_config(sd, image_size if grid is None else grid << halvings)
+    with torch.device('meta'): tok = Tokenizer(cfg)
+    return _fill(tok, _vqgan_tensors(_without_ignored(sd, r'discriminator\..*')) | _untrained(cfg), where).to(memory_format=torch.channels_last)
+
+# %% ../nbs/13_released.ipynb #c7cd1fb1
 def load_released(
-    denoiser: str | Path | dict,  # clipvq_ffhq.pt, clipvq_coco.pt, a training checkpoint, or a state dict
-    tokenizer: str | Path | dict | Tokenizer | None = None,  # *_vqgan_99epoch.ckpt or another VQ-GAN of taming-transformers; None: without
+    denoiser: str | Path | dict,  # clipvq_ffhq.pt, clipvq_coco.pt, gpt_coco.pt (a CLIP-GEN), a training checkpoint, or a state dict
+    tokenizer: str | Path | dict | Tokenizer | None = None,  # *_vqgan_99epoch.ckpt or another VQ-GAN of taming-transformers; for a CLIP-GEN vqgan_coco.pt; None: without
     clip: str | CLIP | None = 'ViT-B-32/openai',  # as `load_clip` takes it; None: without
-    heads: int = 16,  # attention heads of the denoiser; cannot be seen in the weights
-    preset: str = 'ffhq',  # whose sampling settings become defaults: 'ffhq' or 'coco'; cannot be seen in the weights either
-    release_compat: bool = False,  # behave as the release does, also where that is not right: see `ReleaseCompat`
+    heads: int = 16,  # attention heads of the network; cannot be seen in the weights
+    preset: str | None = None,  # whose sampling settings become defaults: 'ffhq' or 'coco', which cannot be seen in the weights either; None: ffhq; for a CLIP-GEN there is but coco
+    release_compat: bool = False,  # behave as the release does, also where that is not right: see `ReleaseCompat`; not for a CLIP-GEN
 ) -> CLIPVQDiffusion:  # its weights stay in the files, which must not change meanwhile; `save_pretrained` writes them in this library's format
     """The authors' released models in this library's classes; every size comes from the tensors, and every tensor must be accounted for.
 
     Raises FileNotFoundError for a file that is not there, ValueError for one that holds more than tensors, or others, or parts that do not fit each other, and what `load_clip` raises."""
-    den, has_null = _denoiser(denoiser, heads)
-    if preset not in ('ffhq', 'coco'): raise ValueError(f"preset must be ffhq or coco, got {preset!r}")
-    if tokenizer is not None and not isinstance(tokenizer, Tokenizer): tokenizer = load_released_tokenizer(tokenizer, grid=den.grid[0])
+    opened = _opened(denoiser)
+    clip_gen = _around(opened[0], _SIGNS['clip_gen']) is not None
+    known = ('coco',) if clip_gen else ('ffhq', 'coco')
+    if preset not in (None, *known): raise ValueError(f"preset must be {' or '.join(known)}{', the only CLIP-GEN that was released' if clip_gen else ''}; got {preset!r}")
+    if clip_gen and release_compat: raise ValueError("release_compat is for CLIP-VQDiffusion: leave it out for a CLIP-GEN, which is drawn from as its release does anyway")
+    den, has_null = (load_released_clip_gen(opened, heads), True) if clip_gen else _denoiser(opened, heads)
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer): tokenizer = _tokenizer_of(tokenizer, den.grid[0], clip_gen)
     if tokenizer is not None: den.cfg = replace(den.cfg, tokenizer_id=tokenizer.fingerprint)  # from now on they belong together
     if clip is not None and not isinstance(clip, CLIP): clip = load_clip(clip)
-    defaults = recipe(preset).defaults
+    if clip_gen: return CLIPGenPipeline(clip, tokenizer, den, (d := clip_gen_recipe('gpt2_medium').defaults) | dict(temperature=1.0, top_k=min(d['top_k'], den.K)))
+    defaults = recipe(preset or 'ffhq').defaults
     defaults |= dict(num_inference_steps=min(den.cfg.T, defaults['num_inference_steps'])) | ({} if has_null else dict(guidance_scale=1.0))
     return (ReleaseCompat if release_compat else CLIPVQDiffusion)(clip, tokenizer, den, defaults)
+
+# %% ../nbs/13_released.ipynb #ed8eaa2d
+def _tokenizer_of(source, grid, clip_gen):
+    "The released tokenizer for a network. Raises ValueError when it is of the other release."
+    opened = _opened(source)
+    theirs = _is_clip_gens(_inside(opened, 'tokenizer', 'tokenizer', ('state_dict', 'model'))[0])
+    if clip_gen and not theirs: raise ValueError(f"{opened[1]} is not CLIP-GEN's tokenizer: use the one its transformer was trained with (vqgan_coco.pt)")
+    if theirs and not clip_gen: raise ValueError(f"{opened[1]} is the tokenizer of a CLIP-GEN: use the one the denoiser was trained with (ffhq_vqgan_99epoch.ckpt, coco_vqgan_99epoch.ckpt)")
+    return load_released_tokenizer(opened, grid=grid)
 
 # %% ../nbs/13_released.ipynb #06a4c506
 def released_belief(
@@ -314,7 +442,7 @@ def released_posterior(
     step = torch.cat([to_xt(a, b, g), torch.where(masked, 0.0, -70.0)], -1)
     return (at_s + step + total).clamp(-70, 0)
 
-# %% ../nbs/13_released.ipynb #bc6a04ba
+# %% ../nbs/13_released.ipynb #01516bdb
 @torch.inference_mode()
 def released_sample(
     denoiser: Denoiser,
@@ -345,9 +473,14 @@ def released_sample(
         if callback is not None: callback(i, s, xt, log_x0.amax(-1).exp())
     return xt
 
-
+# %% ../nbs/13_released.ipynb #f579c671
 class ReleaseCompat(CLIPVQDiffusion):
     "A pipeline that does as the release does where that differs from what is right; `ReleaseCompat.from_pretrained(folder)` opens an imported model this way."
+    edits = False  # the release's sampler always begins from all masks
+    def _usual(self): return {k: v for k, v in super()._usual().items() if k not in ('scheduler', 'guidance_schedule')}
+    def __init__(self, *parts, **more):
+        super().__init__(*parts, **more)
+        self.defaults = {k: v for k, v in self.defaults.items() if k in self._usual()}  # an imported folder may name others
     def _draw(self, c, **kw): return released_sample(self.denoiser, c, **kw)
     def _encode(self, images): return self.tokenizer.encode(images, sample=True)
     def _embed(self, images): return embed_images(_resized_by(self.clip, 'bilinear'), images, antialias=False)
@@ -368,14 +501,14 @@ def denoiser_to_released(
     tensors['null_embedding'] = (F.normalize(tensors['null_embedding'], dim=0) if unit_null else tensors['null_embedding'])[None].clone()
     return {names[k]: v for k, v in tensors.items()} | _tables(denoiser.diffusion)
 
-# %% ../nbs/13_released.ipynb #48125355
+# %% ../nbs/13_released.ipynb #29493940
 def tokenizer_to_released(
     tokenizer: Tokenizer,
 ) -> dict:  # name -> tensor, as under `state_dict` of a checkpoint of taming-transformers
     "A tokenizer's tensors under the release's names. Raises ValueError when it is built in another way."
     c = tokenizer.cfg
     gumbel = c.quantizer == 'gumbel'
-    _refuse('tokenizer', ([f"patch=1, not {c.patch}"] if c.patch != 1 else []) + [f"{k}=False" for k in (('tied',) if gumbel else ('normalize',)) if getattr(c, k)]
+    _refuse('tokenizer', [f"{k}={v}, not {getattr(c, k)}" for k, v in dict(patch=1, norm_eps=1e-6).items() if getattr(c, k) != v] + [f"{k}=False" for k in (('tied',) if gumbel else ('normalize',)) if getattr(c, k)]
             + ([f"code_dim equal to z_channels ({c.z_channels}), not {c.code_dim}"] if gumbel and c.code_dim != c.z_channels else []) + (["widths that are multiples of 32"] if any(c.channels * m % 32 for m in c.channel_mult) else []))
     names = tokenizer_key_map(c)
     sd = {names[k]: v.detach().float().cpu().clone(memory_format=torch.contiguous_format) for k, v in tokenizer.named_parameters()}
@@ -384,7 +517,7 @@ def tokenizer_to_released(
         sd |= {'quant_conv.weight': torch.eye(c.z_channels)[..., None, None].clone(), 'quant_conv.bias': torch.zeros(c.z_channels)}
     return sd
 
-
+# %% ../nbs/13_released.ipynb #094bff8e
 def save_released(
     model: CLIPVQDiffusion | Denoiser | Tokenizer,  # what to save
     denoiser: str | Path | None = None,  # a file for the denoiser, as clipvq_ffhq.pt
@@ -397,6 +530,7 @@ def save_released(
     if not todo: raise ValueError("there is nothing to do: name a file with denoiser= or tokenizer=")
     for part, file, module in todo:
         if module is None: raise ValueError(f"this model has no {part} to write to {file}")
+        if isinstance(module, CLIPGen): raise ValueError("this is a CLIP-GEN, and CLIP-GEN's format is only read here: save it with save_pretrained")
         sd = denoiser_to_released(module, unit_null) if part == 'denoiser' else dict(state_dict=tokenizer_to_released(module))
         half = (file := Path(file)).with_name(f'.{file.name}.tmp')
         try: torch.save(sd, half); os.replace(half, file)
@@ -404,20 +538,22 @@ def save_released(
             half.unlink(missing_ok=True)
             raise OSError(f"cannot write {file} ({getattr(e, 'strerror', None) or str(e).splitlines()[0]}); free some space or choose another place") from e
 
-# %% ../nbs/13_released.ipynb #9a08fa3f
+# %% ../nbs/13_released.ipynb #fd88a161
 def import_released(
-    denoiser: str | Path | dict,  # as for `load_released`
+    denoiser: str | Path | dict,  # as for `load_released`; also a CLIP-GEN
     tokenizer: str | Path | dict,  # as for `load_released`
-    out: str | Path,  # folder for the model
+    out: str | Path,  # folder for the model; one that holds no other
     clip: str | Path = 'ViT-B-32/openai',  # a public CLIP, which is not loaded, only named; or a folder, which is copied
     heads: int = 16,  # attention heads; cannot be seen in the weights
-    preset: str = 'ffhq',  # whose sampling settings become defaults: 'ffhq' or 'coco'
+    preset: str | None = None,  # whose sampling settings become defaults, as for `load_released`
 ) -> Path:  # the folder
     "Write released models in this library's format, without a second copy in memory. Raises what `load_released` raises, and OSError when the folder cannot be written."
     out = Path(out)
     pipe = load_released(denoiser, tokenizer, None, heads, preset)
+    for part in _DEFAULTS:
+        if part != pipe.part and (out / part).is_dir(): raise ValueError(f"{out} holds another model, with a tokenizer of its own: choose another folder")
     eye = _named_clip(clip)
-    if eye.dim != pipe.denoiser.cfg.clip_dim: raise ValueError(f"CLIP and denoiser do not belong together: embeddings of width {eye.dim} there, {pipe.denoiser.cfg.clip_dim} here; the release uses ViT-B-32/openai")
+    if eye.dim != pipe.denoiser.cfg.clip_dim: raise ValueError(f"CLIP and {pipe.called} do not belong together: embeddings of width {eye.dim} there, {pipe.denoiser.cfg.clip_dim} here; the release uses ViT-B-32/openai")
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {out} ({e.strerror}); choose another folder") from e
     def write(d):
@@ -425,12 +561,12 @@ def import_released(
         save_file({k: v.detach().contiguous() for k, v in pipe.denoiser.state_dict().items()}, d / 'model.safetensors')
     pipe.tokenizer.save(out / 'tokenizer')
     pipe.clip, pipe.tokenizer = eye, SimpleNamespace(cfg=pipe.tokenizer.cfg, fingerprint=pipe.tokenizer.fingerprint)  # its tensors are free to go before the denoiser's are read
-    write_folder(out / 'denoiser', write)
+    write_folder(out / pipe.part, write)
     if not eye.public: save_clip(eye, out / 'clip')
     _describe(pipe, out)
     return out
 
-
+# %% ../nbs/13_released.ipynb #06437872
 def _named_clip(name):
     "A folder's CLIP, loaded; of a public one only name and width."
     if isinstance(name, CLIP): return name

@@ -25,7 +25,7 @@ from .clip import embed_images, image_features
 from .loop import Loop, LoopConfig, load_model, save_model
 from .show import image_grid
 
-# %% ../nbs/04_tokenizer.ipynb #12efef9c
+# %% ../nbs/04_tokenizer.ipynb #7c2f2685
 @dataclass
 class TokenizerConfig:
     "Sizes of a tokenizer. Defaults are those of the paper's release for 256-pixel pictures; `preset('tiny')` is for two CPU cores."
@@ -41,6 +41,7 @@ class TokenizerConfig:
     quantizer: str = 'gumbel'  # 'gumbel' (the paper's) or 'nearest'
     tied: bool = False  # gumbel only: logits from distances to the codes, instead of from a layer of their own
     normalize: bool = False  # nearest or tied only: features and codes on the unit sphere
+    norm_eps: float = 1e-6  # added to the variance in every group normalisation; CLIP-GEN's release has 1e-5
 
     @classmethod
     def preset(cls, name: str, **changes) -> 'TokenizerConfig':
@@ -58,9 +59,15 @@ class TokenizerConfig:
         f = self.patch * 2 ** (len(self.channel_mult) - 1)
         if self.image_size % f: raise ValueError(f"image_size must be a multiple of {f} (patch times the halvings), got {self.image_size}")
         if self.quantizer not in ('gumbel', 'nearest'): raise ValueError(f"quantizer must be gumbel or nearest, got {self.quantizer!r}")
+        if not self.norm_eps > 0: raise ValueError(f"norm_eps must be a positive number, got {self.norm_eps!r}")
 
-# %% ../nbs/04_tokenizer.ipynb #ca5b165c
-def _norm(ch): return nn.GroupNorm(32 if ch % 32 == 0 else math.gcd(ch, 8), ch, eps=1e-6)
+
+def _sizes(cfg):
+    "A configuration as a dict; `norm_eps`, which came later, only where it is not the default, so that earlier fingerprints and runs stay valid."
+    return {k: v for k, v in asdict(cfg).items() if k != 'norm_eps' or v != TokenizerConfig.norm_eps}
+
+# %% ../nbs/04_tokenizer.ipynb #5e03bd01
+def _norm(ch, eps=TokenizerConfig.norm_eps): return nn.GroupNorm(32 if ch % 32 == 0 else math.gcd(ch, 8), ch, eps)
 
 
 class ResBlock(nn.Module):
@@ -68,10 +75,11 @@ class ResBlock(nn.Module):
     def __init__(self,
         cin: int,  # channels that come in
         cout: int,  # channels that go out
+        eps: float = TokenizerConfig.norm_eps,  # of the normalisation
     ):
         super().__init__()
-        self.norm1, self.conv1 = _norm(cin), nn.Conv2d(cin, cout, 3, padding=1)
-        self.norm2, self.conv2 = _norm(cout), nn.Conv2d(cout, cout, 3, padding=1)
+        self.norm1, self.conv1 = _norm(cin, eps), nn.Conv2d(cin, cout, 3, padding=1)
+        self.norm2, self.conv2 = _norm(cout, eps), nn.Conv2d(cout, cout, 3, padding=1)
         self.shortcut = nn.Conv2d(cin, cout, 1) if cin != cout else nn.Identity()
 
     def forward(self, x):
@@ -79,14 +87,15 @@ class ResBlock(nn.Module):
         h = self.conv2(F.silu(self.norm2(h)))
         return self.shortcut(x) + h
 
-# %% ../nbs/04_tokenizer.ipynb #a357867d
+# %% ../nbs/04_tokenizer.ipynb #bd5238d6
 class AttnBlock(nn.Module):
     "x + self-attention over the grid, one head."
     def __init__(self,
         ch: int,  # channels C
+        eps: float = TokenizerConfig.norm_eps,  # of the normalisation
     ):
         super().__init__()
-        self.norm = _norm(ch)
+        self.norm = _norm(ch, eps)
         self.q, self.k, self.v, self.proj = (nn.Conv2d(ch, ch, 1) for _ in range(4))
 
     def forward(self, x):
@@ -117,10 +126,10 @@ class Up(nn.Module):
 
     def forward(self, x): return self.conv(F.interpolate(x, scale_factor=2.0, mode='nearest'))
 
-# %% ../nbs/04_tokenizer.ipynb #b0d0cffb
-def _mid(ch): return nn.Sequential(ResBlock(ch, ch), AttnBlock(ch), ResBlock(ch, ch))
+# %% ../nbs/04_tokenizer.ipynb #cbaa15b9
+def _mid(ch, eps=TokenizerConfig.norm_eps): return nn.Sequential(ResBlock(ch, ch, eps), AttnBlock(ch, eps), ResBlock(ch, ch, eps))
 
-# %% ../nbs/04_tokenizer.ipynb #9fa5b0ea
+# %% ../nbs/04_tokenizer.ipynb #f74708b1
 class Encoder(nn.Module):
     "Image (B, 3, H, W) in [-1, 1] to features (B, z_channels, h, w)."
     def __init__(self, cfg: TokenizerConfig):
@@ -132,17 +141,17 @@ class Encoder(nn.Module):
         layers = []
         for i, c in enumerate(chs):
             for _ in range(cfg.res_blocks):
-                layers.append(ResBlock(ch, c)); ch = c
-                if side in cfg.attention: layers.append(AttnBlock(ch))
+                layers.append(ResBlock(ch, c, cfg.norm_eps)); ch = c
+                if side in cfg.attention: layers.append(AttnBlock(ch, cfg.norm_eps))
             if i < len(chs) - 1: layers.append(Down(ch)); side //= 2
-        self.down, self.mid = nn.Sequential(*layers), _mid(ch)
-        self.norm_out, self.conv_out = _norm(ch), nn.Conv2d(ch, cfg.z_channels, 3, padding=1)
+        self.down, self.mid = nn.Sequential(*layers), _mid(ch, cfg.norm_eps)
+        self.norm_out, self.conv_out = _norm(ch, cfg.norm_eps), nn.Conv2d(ch, cfg.z_channels, 3, padding=1)
 
     def forward(self, x):
         h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         return self.conv_out(F.silu(self.norm_out(self.mid(self.down(h)))))
 
-# %% ../nbs/04_tokenizer.ipynb #5adc005b
+# %% ../nbs/04_tokenizer.ipynb #1b0609d2
 class Decoder(nn.Module):
     "Features (B, z_channels, h, w) to an image (B, 3, H, W)."
     def __init__(self, cfg: TokenizerConfig):
@@ -150,15 +159,15 @@ class Decoder(nn.Module):
         chs = [cfg.channels * m for m in cfg.channel_mult][::-1]
         side, ch = cfg.grid[0], chs[0]
         self.patch = cfg.patch
-        self.conv_in, self.mid = nn.Conv2d(cfg.z_channels, ch, 3, padding=1), _mid(ch)
+        self.conv_in, self.mid = nn.Conv2d(cfg.z_channels, ch, 3, padding=1), _mid(ch, cfg.norm_eps)
         layers = []
         for i, c in enumerate(chs):
             for _ in range(cfg.res_blocks + 1):
-                layers.append(ResBlock(ch, c)); ch = c
-                if side in cfg.attention: layers.append(AttnBlock(ch))
+                layers.append(ResBlock(ch, c, cfg.norm_eps)); ch = c
+                if side in cfg.attention: layers.append(AttnBlock(ch, cfg.norm_eps))
             if i < len(chs) - 1: layers.append(Up(ch)); side *= 2
         self.up = nn.Sequential(*layers)
-        self.norm_out, self.conv_out = _norm(ch), nn.Conv2d(ch, 3 * cfg.patch ** 2, 3, padding=1)
+        self.norm_out, self.conv_out = _norm(ch, cfg.norm_eps), nn.Conv2d(ch, 3 * cfg.patch ** 2, 3, padding=1)
 
     def forward(self, z):
         h = self.conv_out(F.silu(self.norm_out(self.up(self.mid(self.conv_in(z))))))
@@ -355,11 +364,11 @@ def forward(self: Tokenizer,
         zq, tokens, loss = self.quantizer.unproject(rearrange(f, 'b (h w) c -> b c h w', h=z.shape[2])), None, f.new_zeros(())
     return self.decoder(zq), tokens, loss, f
 
-# %% ../nbs/04_tokenizer.ipynb #8864beab
+# %% ../nbs/04_tokenizer.ipynb #29e4f6c9
 @patch(as_prop=True)
 def fingerprint(self: Tokenizer) -> str:  # 16 hexadecimal digits
     "A hash of configuration and weights: equal exactly for equal tokenizers."
-    h = hashlib.sha256(repr(sorted(asdict(self.cfg).items())).encode())
+    h = hashlib.sha256(repr(sorted(_sizes(self.cfg).items())).encode())
     for k, v in sorted(self.state_dict().items()):  # as float16, so that a tokenizer shipped in half precision keeps its name
         if not k.endswith(('usage', 'ready')): h.update(k.encode() + v.detach().cpu().half().contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
@@ -605,7 +614,7 @@ def _identity(images):
     known = getattr(images, 'fingerprint', None)
     return known if known is not None else len(images) if hasattr(images, '__len__') else 'a stream without fingerprint'
 
-# %% ../nbs/04_tokenizer.ipynb #fa143274
+# %% ../nbs/04_tokenizer.ipynb #3610b80f
 def train_tokenizer(
     images: Dataset,  # items {'image': (3, H, W) in [-1, 1]}; an IterableDataset is read in its own order
     out: str | Path,  # the run's folder: result in `out/tokenizer`, training state in `out/training/tokenizer`
@@ -639,7 +648,7 @@ def train_tokenizer(
         y = t.decode(t.encode(x)) if l.step > training.warm else t(x, quantize=False)[0]
         return image_grid(torch.cat([x, y]).cpu().clamp(-1, 1), cols=len(x), scale=2)
 
-    settings = dict(stage='tokenizer', model=asdict(cfg), training=asdict(training), perceptual=perceptual.kind, data=_identity(images))
+    settings = dict(stage='tokenizer', model=_sizes(cfg), training=asdict(training), perceptual=perceptual.kind, data=_identity(images))
     l = Loop(out / 'training' / 'tokenizer', loop, models, images, tokenizer_step(training, cfg, perceptual), preview, settings=settings)
     perceptual.to(l.device)
     if clip is not None: clip.model.to(l.device)

@@ -113,16 +113,16 @@ check('chain, compat: tokens that differ at the end', (final != chain['final']).
 noise, met = iter(chain['uniform']), []
 
 
-def gumbel(diffusion, xt, p_x0, s, t, generator):
+def gumbel(diffusion, xt, belief, now):
     "The exact posterior of the default path, drawn with their noise."
-    return (diffusion.q_posterior(xt, p_x0, s, t).float().log() - torch.log(-torch.log(last(next(noise)) + 1e-30) + 1e-30)).argmax(-1)
+    return (diffusion.q_posterior(xt, belief.full(), now.s, now.t).float().log() - torch.log(-torch.log(last(next(noise)) + 1e-30) + 1e-30)).argmax(-1)
 
 
 class Raw(Denoiser):
     def null(self, B=1): return self.null_embedding.expand(B, -1)
 
 
-SCHEDULERS['gumbel'] = gumbel
+SCHEDULERS['gumbel'] = SCHEDULERS['ancestral']._replace(step=gumbel)
 den.__class__ = Raw
 sample(den, chain['cond'], None, chain['scale'], chain['truncation_r'], scheduler='gumbel', callback=lambda i, s, x, p: met.append(x))
 den.__class__ = Denoiser
