@@ -22,7 +22,12 @@ from .pipeline import CLIPGenPipeline, CLIPVQDiffusion, _bundled
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, train_tokenizer
 from .training import DenoiserTraining, denoiser_loop, train_denoiser
 
-# %% ../nbs/13_bundled.ipynb #3841b711
+# %% ../nbs/13_bundled.ipynb #c626b69e
+def _cut_short(loop):
+    "The first half of a long schedule, and a short one from there in which the learning rate falls to nothing."
+    return loop(steps=5000, stop=2500, mixed_precision='bf16'), loop(steps=700, lr=5e-4, warmup=20, schedule='linear', ema=0.99, seed=1, mixed_precision='bf16')
+
+
 @dataclass
 class BundledSettings:
     "How everything that ships is trained; numbers of steps are those of the shipped weights."
@@ -37,10 +42,10 @@ class BundledSettings:
                                                              TokenizerTraining(perceptual='none', adversarial=0.0, l2=4.0, flip=False, reseed_until=0.5)))
     denoiser: dict = field(default_factory=lambda: dict(depth=4, cond_width=64))  # fields of DenoiserConfig that differ from its preset `tiny`
     denoiser_training: DenoiserTraining = field(default_factory=lambda: DenoiserTraining(alpha=1.5, aux_weight=0.05))
-    denoiser_loop: LoopConfig = field(default_factory=lambda: denoiser_loop(steps=5000, mixed_precision='bf16'))
+    denoiser_loops: tuple = field(default_factory=lambda: _cut_short(denoiser_loop))  # in two parts, like the tokenizer
     clip_gen: dict = field(default_factory=lambda: dict(depth=5))  # fields of CLIPGenConfig that differ from its preset `tiny`: as many parameters as the denoiser has
     clip_gen_training: CLIPGenTraining = field(default_factory=lambda: CLIPGenTraining(alpha=1.5))
-    clip_gen_loop: LoopConfig = field(default_factory=lambda: clip_gen_loop(steps=5000, mixed_precision='bf16'))
+    clip_gen_loops: tuple = field(default_factory=lambda: _cut_short(clip_gen_loop))  # the same
     judge_loop: LoopConfig = field(default_factory=lambda: JUDGE_LOOP)
     defaults: dict = field(default_factory=lambda: dict(num_inference_steps=16, guidance_scale=2.0, truncation=0.95))
     clip_gen_defaults: dict = field(default_factory=lambda: dict(guidance_scale=2.0, truncation=0.95))
@@ -49,9 +54,9 @@ class BundledSettings:
         "The same with only a part of all steps and faces, to see that it runs. Raises ValueError for a fraction out of range."
         if not 0 < fraction <= 1: raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
         few = lambda n, least: max(least, round(n * fraction))
-        less = lambda l: replace(l, steps=few(l.steps, 4), warmup=few(l.warmup, 1))
-        loops = {k: less(v) for k, v in vars(self).items() if isinstance(v, LoopConfig)}
-        return replace(self, pairs=few(self.pairs, 200), faces=tuple(few(n, 64) for n in self.faces), tokenizer_loops=tuple(map(less, self.tokenizer_loops)), **loops)
+        less = lambda l: replace(l, steps=few(l.steps, 4), warmup=few(l.warmup, 1), stop=l.stop and few(l.stop, 2))
+        loops = {k: tuple(map(less, v)) if k.endswith('_loops') else less(v) for k, v in vars(self).items() if '_loop' in k}
+        return replace(self, pairs=few(self.pairs, 200), faces=tuple(few(n, 64) for n in self.faces), **loops)
 
 # %% ../nbs/13_bundled.ipynb #2b153105
 def _rounded_clip(clip, folder):
@@ -88,7 +93,7 @@ def bundled_tokenizer(
         tok = train_tokenizer(avatars(n, s.tokenizer.image_size, 2 * seed), Path(out) / 'training' / f'tokenizer-{k + 1}', s.tokenizer, replace(loop, seed=2 * seed + k), losses, start=tok)
     return _rounded_tokenizer(tok, Path(out) / 'tokenizer')
 
-# %% ../nbs/13_bundled.ipynb #958c70ad
+# %% ../nbs/13_bundled.ipynb #8931edaa
 def bundled_decoders(
     out: str | Path,  # the model's folder
     s: BundledSettings,
@@ -102,14 +107,19 @@ def bundled_decoders(
     out, size = Path(out), s.tokenizer.image_size
     sizes = dict(grid=tokenizer.grid, K=tokenizer.K, clip_dim=clip.dim)
     encoded, held = (encode_dataset(avatars(n, size, k), tokenizer, clip, cache_dir=cache_dir) for n, k in ((s.faces[2], 2 * seed), (512, 2 * seed + 1)))
+    in_parts = lambda name, loops: [(out / 'training' / f'{name}-{k + 1}', replace(l, seed=2 * seed + k)) for k, l in enumerate(loops)]
     if 'denoiser' in parts:
-        den = train_denoiser(encoded, out / 'training' / 'denoiser', DenoiserConfig.preset('tiny', **sizes, **s.denoiser), replace(s.denoiser_loop, seed=2 * seed), s.denoiser_training, tokenizer, held)
+        den = None
+        for folder, loop in in_parts('denoiser', s.denoiser_loops):
+            den = train_denoiser(encoded, folder, DenoiserConfig.preset('tiny', **sizes, **s.denoiser), loop, s.denoiser_training, tokenizer, held, start=den)
         CLIPVQDiffusion(clip, tokenizer, den, s.defaults).save_pretrained(out, half=True)
     if 'clip_gen' in parts:
-        gpt = train_clip_gen(encoded, out / 'training' / 'clip_gen', CLIPGenConfig.preset('tiny', **sizes, **s.clip_gen), replace(s.clip_gen_loop, seed=2 * seed), s.clip_gen_training, tokenizer, held)
+        gpt = None
+        for folder, loop in in_parts('clip_gen', s.clip_gen_loops):
+            gpt = train_clip_gen(encoded, folder, CLIPGenConfig.preset('tiny', **sizes, **s.clip_gen), loop, s.clip_gen_training, tokenizer, held, start=gpt)
         CLIPGenPipeline(clip, tokenizer, gpt, s.clip_gen_defaults).save_pretrained(out, half=True)
 
-# %% ../nbs/13_bundled.ipynb #d48960e2
+# %% ../nbs/13_bundled.ipynb #e7ab5dbe
 def train_bundled(
     out: str | Path,  # the model's folder
     settings: BundledSettings | None = None,  # default: those of the shipped weights
@@ -125,13 +135,13 @@ def train_bundled(
     clip = bundled_clips(out, s, seed)
     say(f"tokenizer: {' + '.join(f'{l.steps:,}' for l in s.tokenizer_loops)} steps")
     tok = bundled_tokenizer(out, s, seed)
-    say(f"denoiser and CLIP-GEN: {s.denoiser_loop.steps:,} and {s.clip_gen_loop.steps:,} steps")
+    say(f"denoiser and CLIP-GEN: {' + '.join(f'{l.stop or l.steps:,}' for l in s.denoiser_loops)} and {' + '.join(f'{l.stop or l.steps:,}' for l in s.clip_gen_loops)} steps")
     bundled_decoders(out, s, clip, tok, seed, cache_dir=cache_dir)
     say(f"judge: {s.judge_loop.steps:,} steps")
     train_judge(out / 'training', loop=replace(s.judge_loop, seed=seed)).save(out / 'judge', half=True)
     return CLIPVQDiffusion.from_pretrained(out)
 
-# %% ../nbs/13_bundled.ipynb #f1217536
+# %% ../nbs/13_bundled.ipynb #c9bf3208
 _CARD = """---
 license: apache-2.0
 library_name: clip_vqdiffusion
@@ -173,8 +183,8 @@ def bundled_card(
     if others: rows.append(row('CLIP-GEN: attributes as asked for', others, 'attribute_accuracy'))
     rows.append(f"| the same drawings, prompts shuffled (chance) | {figures['chance']['in']['value']:.1%} | {figures['chance']['out']['value']:.1%} |")
     worst, v = figures['worst_attribute'], figures['settings']
-    steps = (('CLIP', s.clip_loop), ('scorer', s.scorer_loop), ('tokenizer', s.tokenizer_loops[0]), ('and', s.tokenizer_loops[1]), ('denoiser', s.denoiser_loop), ('CLIP-GEN', s.clip_gen_loop), ('judge', s.judge_loop))
-    return _CARD.format(size=s.tokenizer.image_size, faces=max(s.faces), pairs=s.pairs, training=', '.join(f'{k} {l.steps:,} steps of {l.batch_size}' for k, l in steps).replace(', and', ' and'), alpha=s.denoiser_training.alpha,
+    steps = (('CLIP', s.clip_loop), ('scorer', s.scorer_loop), ('tokenizer', s.tokenizer_loops[0]), ('and', s.tokenizer_loops[1]), ('denoiser', s.denoiser_loops[0]), ('and', s.denoiser_loops[1]), ('CLIP-GEN', s.clip_gen_loops[0]), ('and', s.clip_gen_loops[1]), ('judge', s.judge_loop))
+    return _CARD.format(size=s.tokenizer.image_size, faces=max(s.faces), pairs=s.pairs, training=', '.join(f'{k} {l.stop or l.steps:,} steps of {l.batch_size}' for k, l in steps).replace(', and', ' and'), alpha=s.denoiser_training.alpha,
                         n=v['prompts'], steps=v['num_inference_steps'], guidance=v['guidance_scale'], truncation=v['truncation'], rows='\n'.join(rows), codes=s.tokenizer.codes,
                         psnr=figures['tokenizer']['psnr'], kept=figures['tokenizer']['attributes_kept'], used=figures['tokenizer']['codes_used'], bits=figures['bits_per_token'],
                         variety=figures['variety']['value'], found=figures['clip']['retrieval_500'],

@@ -49,12 +49,13 @@ class Preview:
         now = self.clock()
         self.free = now + (now - begun) * (1 / self.share - 1)
 
-# %% ../nbs/14_explorer.ipynb #d6a66368
+# %% ../nbs/14_explorer.ipynb #a40f3bec
 _CSS = """<style>
 .cvq {max-width: 900px}
 .cvq .jupyter-widgets.cvq-pick {background: transparent; margin: 0; padding: 0; cursor: zoom-in}
 .cvq .cvq-pick:hover, .cvq .cvq-pick:focus {outline: 3px solid var(--jp-brand-color1, #2196f3); outline-offset: -3px; box-shadow: none}
 .cvq .cvq-pick:disabled {cursor: default; opacity: 1}
+.cvq .jupyter-widgets.cvq-small {padding: 0 4px}
 .cvq img {margin: 0; border-radius: 2px}
 .cvq .jupyter-widgets.cvq-cell {background: transparent; margin: 0; padding: 0; border: 1px solid rgba(255, 255, 255, .25); box-shadow: none; cursor: cell}
 .cvq .jupyter-widgets.cvq-cell:hover {background: rgba(255, 0, 120, .3)}
@@ -78,7 +79,7 @@ def _png(image):
 def _picture(side):
     return W.Image(value=_png(_EMPTY), format='png', layout=W.Layout(width=f'{side}px', height=f'{side}px', grid_area=_HERE, object_fit='contain'))
 
-# %% ../nbs/14_explorer.ipynb #bf1c1f65
+# %% ../nbs/14_explorer.ipynb #598c2f80
 def _pick(i, side):
     "One place of the gallery: a picture, the button over it, and two small ones below."
     picture, whole = _picture(side), W.Layout(width='100%', height='100%', grid_area=_HERE)
@@ -86,6 +87,7 @@ def _pick(i, side):
     pick.add_class('cvq-pick')
     small = lambda text, icon, tip: W.Button(description=text, icon=icon, tooltip=tip, layout=W.Layout(flex='1', width='auto', margin='2px 0'))
     paint, save = small('Repaint', 'paint-brush', f'Repaint parts of picture {i + 1}'), small('Save', 'save', f'Save picture {i + 1} with its settings')
+    for button in (paint, save): button.add_class('cvq-small')
     over = W.GridBox([picture, pick], layout=W.Layout(grid_template_columns=f'{side}px', grid_template_rows=f'{side}px', overflow='visible'))
     return W.VBox([over, W.HBox([paint, save])], layout=W.Layout(width=f'{side}px', margin='4px', overflow='visible', display='none')), picture, pick, paint, save
 

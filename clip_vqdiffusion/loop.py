@@ -197,7 +197,7 @@ class Batches(Sampler):
 def _shuffle(n, seed, r):
     return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + r)).tolist()
 
-# %% ../nbs/02_loop.ipynb #30dfdde5
+# %% ../nbs/02_loop.ipynb #c7b17a8f
 @dataclass
 class LoopConfig:
     "How to train, whatever is trained. Everything is counted in optimiser steps. Raises ValueError for values no run can have."
@@ -223,6 +223,7 @@ class LoopConfig:
     save_every: int = 200  # steps between checkpoints
     preview_every: int = 0  # steps between previews; 0 = with every checkpoint
     max_minutes: float = 0  # stop early after so long, resumable; 0 = never. The schedule does not change
+    stop: int = 0  # stop early after so many steps, likewise; 0 = never
     progress: bool = True  # show a progress bar
 
     def lr_at(self,
@@ -243,11 +244,12 @@ class LoopConfig:
         if not 0 < self.plateau_factor < 1 or self.plateau_patience < 0: raise ValueError(f"plateau_factor must be between 0 and 1 and plateau_patience not negative, got {self.plateau_factor} and {self.plateau_patience}")
         if not self.warmup >= 0: raise ValueError(f"warmup must be a number of steps, 0 for none, got {self.warmup}")
         if not 0 <= self.ema < 1: raise ValueError(f"ema must be at least 0 (off) and below 1, got {self.ema}")
+        if self.stop < 0 or self.stop != int(self.stop): raise ValueError(f"stop must be a whole number of steps, or 0 for no stop, got {self.stop}")
         if not 0 <= self.max_minutes < math.inf: raise ValueError(f"max_minutes must be a positive number, or 0 for no limit, got {self.max_minutes}")
         if self.mixed_precision not in ('no', 'bf16'): raise ValueError(f"mixed_precision must be no or bf16, got {self.mixed_precision!r}" + (": fp16 needs a loss scaler, which is not kept in the checkpoints; bf16 needs none" if self.mixed_precision == 'fp16' else ''))
 
 # These may change between two starts of the same run; everything else must stay.
-_VOLATILE = {'workers', 'log_every', 'save_every', 'preview_every', 'max_minutes', 'progress'}
+_VOLATILE = {'workers', 'log_every', 'save_every', 'preview_every', 'max_minutes', 'stop', 'progress'}
 
 # %% ../nbs/02_loop.ipynb #1ffb4c50
 class Plateau:
@@ -520,14 +522,15 @@ def _show(self: Loop):
             im.save(self.out / 'previews' / f'step_{self.step:08d}.png')
     if len(self.log) > 1: show_curves(self.log, path=self.out / 'curves.png')
 
-# %% ../nbs/02_loop.ipynb #e53d5c99
+# %% ../nbs/02_loop.ipynb #b262de51
 @patch
-def run(self: Loop) -> bool:  # True when all steps are done, False when `max_minutes` ended it early
+def run(self: Loop) -> bool:  # True when all steps are done, False when `max_minutes` or `stop` ended it early
     "Train to the last step, from wherever the folder stands. Raises FloatingPointError when the loss is no longer finite, OSError when the folder cannot be written, ValueError when a stream is shorter than a batch."
     c = self.cfg
     try: self.out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {self.out} ({e.strerror}); choose another folder") from e
     if self.step >= c.steps: return True
+    if c.stop and self.step >= c.stop: return False
     if self.main and (self.out / 'log.jsonl').exists(): self._write_log()  # what was logged beyond the checkpoint will be logged again
     bar = tqdm(total=c.steps, initial=self.step, desc=self.out.name, unit='step', disable=not (c.progress and self.main), dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 20)
     sums, n, images, t0, begun = {}, 0, c.batch_size * c.accumulate * self.world, time.monotonic(), time.monotonic()
@@ -540,7 +543,7 @@ def run(self: Loop) -> bool:  # True when all steps are done, False when `max_mi
             if not torch.isfinite(logs['loss']):
                 raise FloatingPointError(f"the loss became {logs['loss'].item()} at step {self.step}; the last good checkpoint is in {self.out / 'checkpoints'}: try a lower learning rate" + (", or mixed_precision='no'" if c.mixed_precision != 'no' else ''))
             bar.update()
-            done = bool(c.max_minutes) and self._any(time.monotonic() - begun > 60 * c.max_minutes)
+            done = self.step == c.stop or bool(c.max_minutes) and self._any(time.monotonic() - begun > 60 * c.max_minutes)
             save = self.step % c.save_every == 0 or self.step == c.steps or done
             if self.step % c.log_every == 0 or save or (c.preview_every and self.step % c.preview_every == 0):
                 mean = {k: self.accelerator.reduce((v / n).to(self.device), 'mean').item() for k, v in sums.items()}
