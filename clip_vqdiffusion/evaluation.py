@@ -435,13 +435,13 @@ def _scores(scorer, chunks, seed, size):
     distance = dict(value=frechet(cloud('u'), unseen), floor=frechet(cloud('true_u'), unseen), tokenizer=frechet(cloud('again_u'), unseen), n=n)
     return score, distance
 
-# %% ../nbs/12_evaluation.ipynb #dad75548
+# %% ../nbs/12_evaluation.ipynb #a3d24155
 def evaluate(
     pipe: CLIPVQDiffusion,  # a model of avatars
     prompts: int = 300,  # of each split
     reranked: int | None = None,  # how many of them get all candidates, the others one drawing; None: RERANKED at most
     candidates: int = 8,  # drawings of each of those
-    num_inference_steps: int = 16,
+    num_inference_steps: int | None = None,  # None: 16; a CLIP-GEN always writes all its tokens
     guidance_scale: float | None = None,  # None: the model's default
     truncation: float | None = None,  # None: the model's default
     seed: int = 0,  # of prompts, faces, noise and resampling
@@ -459,6 +459,7 @@ def evaluate(
     reranked = min(prompts, RERANKED if reranked is None else reranked) if candidates > 1 else 0
     judge, scorer = load_judge(judge) if not isinstance(judge, Judge) else judge, load_scorer(scorer) if isinstance(scorer, str) else scorer
     if scorer is not None and scorer.fingerprint == pipe.clip.fingerprint: raise ValueError("the scorer is the CLIP that conditions the model, which knows how to please it: give another CLIP, or scorer=None")
+    if num_inference_steps is None and pipe.part == 'denoiser': num_inference_steps = 16
     begun, size, g = time.perf_counter(), pipe.tokenizer.cfg.image_size, torch.Generator().manual_seed(seed)
     kw = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, truncation=truncation)
     asked, chunks, paces = {s: eval_prompts(prompts, s, seed) for s in ('in', 'out')}, {}, []
