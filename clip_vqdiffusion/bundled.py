@@ -22,7 +22,7 @@ from .pipeline import CLIPGenPipeline, CLIPVQDiffusion, _bundled
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, train_tokenizer
 from .training import DenoiserTraining, denoiser_loop, train_denoiser
 
-# %% ../nbs/13_bundled.ipynb #c626b69e
+# %% ../nbs/13_bundled.ipynb #8d1de410
 def _cut_short(loop):
     "The first half of a long schedule, and a short one from there in which the learning rate falls to nothing."
     return loop(steps=5000, stop=2500, mixed_precision='bf16'), loop(steps=700, lr=5e-4, warmup=20, schedule='linear', ema=0.99, seed=1, mixed_precision='bf16')
@@ -47,7 +47,7 @@ class BundledSettings:
     clip_gen_training: CLIPGenTraining = field(default_factory=lambda: CLIPGenTraining(alpha=1.5))
     clip_gen_loops: tuple = field(default_factory=lambda: _cut_short(clip_gen_loop))  # the same
     judge_loop: LoopConfig = field(default_factory=lambda: JUDGE_LOOP)
-    defaults: dict = field(default_factory=lambda: dict(num_inference_steps=16, guidance_scale=2.0, truncation=0.95))
+    defaults: dict = field(default_factory=lambda: dict(num_inference_steps=16, guidance_scale=1.1, truncation=0.95))
     clip_gen_defaults: dict = field(default_factory=lambda: dict(guidance_scale=2.0, truncation=0.95))
 
     def scaled(self, fraction: float) -> 'BundledSettings':  # in (0, 1]
