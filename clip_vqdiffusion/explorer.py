@@ -154,14 +154,14 @@ def say(self: Explorer,
     "Show a line under the settings."
     self.message.value = f'<div class="cvq-say{" cvq-error" if error else ""}" role="{"alert" if error else "status"}">{html.escape(words)}</div>'
 
-# %% ../nbs/14_explorer.ipynb #bbb56937
+# %% ../nbs/14_explorer.ipynb #faf6ab9c
 @patch
 def _make_settings(self: Explorer):
     half = lambda: dict(layout=W.Layout(width='290px'), style=dict(description_width='92px')) # a layout is an object, too: each control gets its own, so that it can be hidden
     self.model = W.Combobox(options=bundled_models(), description='model', continuous_update=False, tooltip='A bundled model, a folder, or a Hugging Face id', **half())
     self.steps = W.IntSlider(1, 1, 1, description='steps', **half())
     self.scheduler = W.Dropdown(options=list(SCHEDULERS), description='scheduler', **half())
-    self.guidance = W.FloatSlider(1, min=0, max=8, step=0.25, description='guidance', **half())
+    self.guidance = W.FloatSlider(1, min=0, max=8, step=0.1, description='guidance', **half())
     self.guidance_schedule = W.Dropdown(options=list(GUIDANCE), description='guidance is', tooltip='How guidance goes with the steps', **half())
     self.truncation = W.FloatSlider(1, min=0.05, max=1, step=0.01, description='truncation', **half())
     self.temperature = W.FloatSlider(1, min=0.05, max=2, step=0.05, description='temperature', **half())

@@ -78,6 +78,12 @@ class Panel:
 
     def seed(self): return self.top.get_by_label('seed', exact=True)
 
+    def type_seed(self, text):
+        "Type it and give it time to arrive: while the kernel is busy, ipywidgets holds back what was typed, and a press of a button overtakes it."
+        self.seed().fill(text)
+        self.seed().press('Tab')
+        self.page.wait_for_timeout(1500 * SLOW)
+
     def shot(self, name, what=None):
         if self.shots: (what or self.top).screenshot(path=self.shots / f'{name}.png')
 
@@ -179,10 +185,11 @@ def saved_with_settings(ui, work):
 
 @STEPS.append
 def a_bad_number_is_refused_in_place(ui, work):
-    ui.seed().fill('seven')
-    ui.button('Generate').click()
-    ui.says('the seed must be a whole number', error=True)
-    ui.seed().fill('7')
+    ui.type_seed('seven')
+    try:
+        ui.button('Generate').click()
+        ui.says('the seed must be a whole number', error=True)
+    finally: ui.type_seed('7')
 
 
 @STEPS.append
