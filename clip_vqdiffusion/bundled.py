@@ -22,7 +22,7 @@ from .pipeline import CLIPGenPipeline, CLIPVQDiffusion, _bundled
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, train_tokenizer
 from .training import DenoiserTraining, denoiser_loop, train_denoiser
 
-# %% ../nbs/13_bundled.ipynb #8d1de410
+# %% ../nbs/13_bundled.ipynb #f89128b1
 def _cut_short(loop):
     "The first half of a long schedule, and a short one from there in which the learning rate falls to nothing."
     return loop(steps=5000, stop=2500, mixed_precision='bf16'), loop(steps=700, lr=5e-4, warmup=20, schedule='linear', ema=0.99, seed=1, mixed_precision='bf16')
@@ -47,7 +47,7 @@ class BundledSettings:
     clip_gen_training: CLIPGenTraining = field(default_factory=lambda: CLIPGenTraining(alpha=1.5))
     clip_gen_loops: tuple = field(default_factory=lambda: _cut_short(clip_gen_loop))  # the same
     judge_loop: LoopConfig = field(default_factory=lambda: JUDGE_LOOP)
-    defaults: dict = field(default_factory=lambda: dict(num_inference_steps=16, guidance_scale=1.1, truncation=0.95))
+    defaults: dict = field(default_factory=lambda: dict(num_inference_steps=8, guidance_scale=1.25, truncation=0.7, scheduler='purity', guidance_schedule='constant', condition_noise=0.6))  # found in tutorials/04_fewer_steps
     clip_gen_defaults: dict = field(default_factory=lambda: dict(guidance_scale=2.0, truncation=0.95))
 
     def scaled(self, fraction: float) -> 'BundledSettings':  # in (0, 1]
@@ -141,7 +141,7 @@ def train_bundled(
     train_judge(out / 'training', loop=replace(s.judge_loop, seed=seed)).save(out / 'judge', half=True)
     return CLIPVQDiffusion.from_pretrained(out)
 
-# %% ../nbs/13_bundled.ipynb #c9bf3208
+# %% ../nbs/13_bundled.ipynb #c34bd592
 _CARD = """---
 license: apache-2.0
 library_name: clip_vqdiffusion
@@ -155,7 +155,7 @@ Small models that draw faces of {size}x{size} pixels from text: CLIP-VQDiffusion
 
 **Training**, on two CPU cores: {training}. Pseudo text noise alpha {alpha}, null embedding in 10 % of cases. `clipvqd train-bundled` makes all of it again; the notebook 13_bundled tells the story.
 
-**Figures**, on prompts and faces that no part has seen ({n} prompts a kind, one drawing each, {steps} steps, guidance {guidance}, truncation {truncation}, no re-ranking; 95 % intervals):
+**Figures**, on prompts and faces that no part has seen ({n} prompts a kind, one drawing each, {steps} steps of the scheduler `{scheduler}`, guidance {guidance}, truncation {truncation}, noise {noise} on the condition, no re-ranking; 95 % intervals):
 
 | | seen pairs | pairs the generator never saw |
 |---|---|---|
@@ -185,7 +185,7 @@ def bundled_card(
     worst, v = figures['worst_attribute'], figures['settings']
     steps = (('CLIP', s.clip_loop), ('scorer', s.scorer_loop), ('tokenizer', s.tokenizer_loops[0]), ('and', s.tokenizer_loops[1]), ('denoiser', s.denoiser_loops[0]), ('and', s.denoiser_loops[1]), ('CLIP-GEN', s.clip_gen_loops[0]), ('and', s.clip_gen_loops[1]), ('judge', s.judge_loop))
     return _CARD.format(size=s.tokenizer.image_size, faces=max(s.faces), pairs=s.pairs, training=', '.join(f'{k} {l.stop or l.steps:,} steps of {l.batch_size}' for k, l in steps).replace(', and', ' and'), alpha=s.denoiser_training.alpha,
-                        n=v['prompts'], steps=v['num_inference_steps'], guidance=v['guidance_scale'], truncation=v['truncation'], rows='\n'.join(rows), codes=s.tokenizer.codes,
+                        n=v['prompts'], steps=v['num_inference_steps'], scheduler=v['scheduler'], guidance=v['guidance_scale'], truncation=v['truncation'], noise=v['condition_noise'], rows='\n'.join(rows), codes=s.tokenizer.codes,
                         psnr=figures['tokenizer']['psnr'], kept=figures['tokenizer']['attributes_kept'], used=figures['tokenizer']['codes_used'], bits=figures['bits_per_token'],
                         variety=figures['variety']['value'], found=figures['clip']['retrieval_500'],
                         worst=f"Most often wrong: {worst['in']['name']} ({worst['in']['value']:.0%} right), on unseen pairs {worst['out']['name']} ({worst['out']['value']:.0%}).")

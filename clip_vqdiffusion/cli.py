@@ -88,7 +88,7 @@ def _load_tokenizer(name):
     if (Path(name) / 'config.json').is_file() and not (Path(name) / 'pipeline.json').is_file(): return Tokenizer.load(name)
     return CLIPVQDiffusion.from_pretrained(name, clip=False).tokenizer
 
-# %% ../nbs/16_cli.ipynb #30742cf5
+# %% ../nbs/16_cli.ipynb #8c3d3995
 _Model = Annotated[str, typer.Option('--model', help="A model: the name of a bundled one, a folder that `clipvqd train` wrote, or a Hugging Face id; MODEL/clip_gen is the CLIP-GEN in it.")]
 _Out = Annotated[Path, typer.Option('--out', help="A file (.png, .jpg, .webp) or a folder; the names of several images are numbered.")]
 _Clip = Annotated[Optional[str], typer.Option('--clip', help="A CLIP: a folder (see `clipvqd train-clip`), the name of a bundled model, or an open_clip MODEL/TAG such as ViT-B-32/openai (downloaded once).")]
@@ -100,6 +100,7 @@ _Guidance = Annotated[Optional[float], typer.Option('--guidance', help="How stro
 _Truncation = Annotated[Optional[float], typer.Option('--truncation', '--top-p', help="Keep only the likeliest codes up to this probability, in (0, 1]. Default: the model's.")]
 _Scheduler = Annotated[Optional[str], typer.Option('--scheduler', help="How to get from one step to the next, by name (see 08_sampling); a wrong name lists them. Not for a CLIP-GEN. Default: the model's.")]
 _GuidanceSchedule = Annotated[Optional[str], typer.Option('--guidance-schedule', help="How guidance goes with the steps, by name (see 08_sampling). Not for a CLIP-GEN. Default: the model's.")]
+_ConditionNoise = Annotated[Optional[float], typer.Option('--condition-noise', help="Noise on the embedding, as in training: more variety, less obedience; 0 = none. Not for a CLIP-GEN. Default: the model's.")]
 
 
 def _given(**settings):
@@ -107,7 +108,7 @@ def _given(**settings):
     words = dict(steps='num_inference_steps', guidance='guidance_scale')
     return {words.get(k, k): v for k, v in settings.items() if v is not None}
 
-# %% ../nbs/16_cli.ipynb #7a6d85d0
+# %% ../nbs/16_cli.ipynb #dd3baf07
 @app.command(short_help='Draw pictures of one or more prompts, or one again.')
 def generate(
     ctx: typer.Context,
@@ -120,6 +121,7 @@ def generate(
     truncation: _Truncation = None,
     scheduler: _Scheduler = None,
     guidance_schedule: _GuidanceSchedule = None,
+    condition_noise: _ConditionNoise = None,
     temperature: Annotated[Optional[float], typer.Option('--temperature', help="CLIP-GEN only: below 1 likelier codes become likelier still. Default: the model's.")] = None,
     top_k: Annotated[Optional[int], typer.Option('--top-k', help="CLIP-GEN only: draw from so many of the likeliest codes. Default: the model's.")] = None,
     rerank: Annotated[int, typer.Option('--rerank', help="Draw so many candidates per prompt and keep the best by CLIP; 0 = off.")] = 0,
@@ -133,7 +135,7 @@ def generate(
     A PNG remembers what it was drawn with: clipvqd info faces/image-3.png shows it, clipvqd generate --like faces/image-3.png draws it again."""
     device = _prepare()
     said = lambda name: ctx.get_parameter_source(name).name == 'COMMANDLINE'
-    settings = _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, temperature=temperature, top_k=top_k)
+    settings = _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise, temperature=temperature, top_k=top_k)
     if like:
         from clip_vqdiffusion.pipeline import picture_info
         record = picture_info(like)
@@ -214,7 +216,7 @@ def _edited(verb, out, num, model, clip, seed, settings, *arguments, **options):
     count = dict(n=num) if verb == 'interpolate' else dict(num_images=num)
     _save_drawn(getattr(pipe, verb)(*arguments, **count, generator=torch.Generator().manual_seed(seed), progress=sys.stderr.isatty(), **options, **settings), names)
 
-# %% ../nbs/16_cli.ipynb #4bc3626c
+# %% ../nbs/16_cli.ipynb #650a7607
 @app.command(short_help='Draw variations of a picture.')
 def vary(
     image: _Picture,
@@ -228,11 +230,12 @@ def vary(
     truncation: _Truncation = None,
     scheduler: _Scheduler = None,
     guidance_schedule: _GuidanceSchedule = None,
+    condition_noise: _ConditionNoise = None,
     seed: _Seed = 0,
     clip: _Clip = None,
 ):
     "Draw variations of a picture. Example: clipvqd vary face.png --strength 0.5 --num 4 --out faces"
-    _edited('vary', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule), image, prompt=prompt, strength=strength)
+    _edited('vary', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise), image, prompt=prompt, strength=strength)
 
 
 @app.command(short_help='Repaint a part of a picture.')
@@ -250,6 +253,7 @@ def inpaint(
     truncation: _Truncation = None,
     scheduler: _Scheduler = None,
     guidance_schedule: _GuidanceSchedule = None,
+    condition_noise: _ConditionNoise = None,
     seed: _Seed = 0,
     clip: _Clip = None,
 ):
@@ -262,9 +266,9 @@ def inpaint(
         from clip_vqdiffusion.pipeline import open_picture
         mask = open_picture(mask)
     where = next(x for x in (mask, box, part) if x is not None)
-    _edited('inpaint', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule), image, where, prompt)
+    _edited('inpaint', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise), image, where, prompt)
 
-# %% ../nbs/16_cli.ipynb #8cf11908
+# %% ../nbs/16_cli.ipynb #6981bb6f
 def _text_or_picture(what):
     "A path where it is a file or is named like one, else the text."
     return Path(what) if os.path.isfile(what) or (' ' not in what and what.lower().endswith(('.png', '.jpg', '.jpeg', '.webp'))) else what
@@ -282,11 +286,12 @@ def interpolate(
     truncation: _Truncation = None,
     scheduler: _Scheduler = None,
     guidance_schedule: _GuidanceSchedule = None,
+    condition_noise: _ConditionNoise = None,
     seed: _Seed = 0,
     clip: _Clip = None,
 ):
     """Draw the way from one text or picture to another, with the same random numbers all along. Example: clipvqd interpolate "a sad person" "a smiling person with a crown" --num 7 --out way"""
-    _edited('interpolate', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule), _text_or_picture(a), _text_or_picture(b))
+    _edited('interpolate', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise), _text_or_picture(a), _text_or_picture(b))
 
 
 @app.command(short_help='Change in a picture what two texts differ in.')
@@ -294,8 +299,8 @@ def edit(
     image: _Picture,
     source_text: Annotated[str, typer.Argument(metavar='FROM', help="What is to be changed, as it is: \"a person\".")],
     target_text: Annotated[str, typer.Argument(metavar='TO', help="And as it shall be: \"a person with sunglasses\".")],
-    strength: _Strength = 0.6,
-    amount: Annotated[float, typer.Option('--amount', help="How far to go in the direction of the text; 0 = nowhere.")] = 1.0,
+    strength: Annotated[float, typer.Option('--strength', help="Which share of what the texts make different may change, in (0, 1]: small = only where it matters most, 1 = everywhere.")] = 0.7,
+    amount: Annotated[float, typer.Option('--amount', help="How far to go in the direction of the text, above 0.")] = 1.0,
     model: _Model = 'avatars',
     out: _Out = Path('out.png'),
     num: _Num = 1,
@@ -304,11 +309,12 @@ def edit(
     truncation: _Truncation = None,
     scheduler: _Scheduler = None,
     guidance_schedule: _GuidanceSchedule = None,
+    condition_noise: _ConditionNoise = None,
     seed: _Seed = 0,
     clip: _Clip = None,
 ):
     """Change in a picture what two texts differ in. Example: clipvqd edit face.png "a person" "a person with sunglasses" --out cool.png"""
-    _edited('edit', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule), image, source_text, target_text, strength=strength, amount=amount)
+    _edited('edit', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise), image, source_text, target_text, strength=strength, amount=amount)
 
 # %% ../nbs/16_cli.ipynb #817c7798
 @app.command()
@@ -431,7 +437,7 @@ def _read_prompts(path):
     if not lines: raise ValueError(f"there are no prompts in {path}: write one a line")
     return lines
 
-# %% ../nbs/16_cli.ipynb #e8c0ee5a
+# %% ../nbs/16_cli.ipynb #f0deb08e
 @app.command('evaluate', short_help='Measure how well a model follows text, and how real and varied its pictures are.')
 def evaluate_command(
     what: Annotated[str, typer.Argument(help="`avatars`: a model of the drawn faces, by prompts and a judge that reads its pictures. Left out where --images is given.")] = 'avatars',
@@ -442,11 +448,12 @@ def evaluate_command(
     full: Annotated[bool, typer.Option('--full', help="1,000 prompts of each kind, and best of 8 for all of them: eight times as many drawings.")] = False,
     candidates: Annotated[int, typer.Option('--candidates', help="Drawings of a prompt of which the best by CLIP is taken, for the second figure; 1 = leave it out.")] = 8,
     faces: Annotated[int, typer.Option('--faces', help="Unseen faces for the figures that need no drawings.")] = 512,
-    steps: Annotated[Optional[int], typer.Option('--steps', help="Denoising steps. Default: 16; with --images the model's.")] = None,
+    steps: Annotated[Optional[int], typer.Option('--steps', help="Denoising steps. Default: the model's.")] = None,
     guidance: Annotated[Optional[float], typer.Option('--guidance', help="As for generate. Default: the model's.")] = None,
     truncation: Annotated[Optional[float], typer.Option('--truncation', help="As for generate. Default: the model's.")] = None,
     scheduler: _Scheduler = None,
     guidance_schedule: _GuidanceSchedule = None,
+    condition_noise: _ConditionNoise = None,
     images: Annotated[Optional[str], typer.Option('--images', help="For a model of anything else: a folder or dataset of pictures that drawings should look like, best unseen ones.")] = None,
     prompts_file: Annotated[Optional[Path], typer.Option('--prompts-file', help="With --images: a text file, one prompt a line.")] = None,
     scorer: Annotated[Optional[str], typer.Option('--scorer', help="A CLIP other than the model's for CLIPScore and the Fréchet distance, as for --clip. Default: the bundled one; with --images the model's own, and the result says so.")] = None,
@@ -465,8 +472,8 @@ def evaluate_command(
     from clip_vqdiffusion.loop import write_json
     if required: falls_short({}, required)  # complains about what is no requirement
     pipe, kw = _load_pipe(model, clip, device), dict(guidance_scale=guidance, truncation=truncation, seed=seed)
-    how = _given(scheduler=scheduler, guidance_schedule=guidance_schedule)
-    if not set(how) <= set(pipe.defaults): raise ValueError(f"--scheduler and --guidance-schedule are for denoisers, and {model} is a CLIP-GEN: leave them out")
+    how = _given(scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise)
+    if not set(how) <= set(pipe.defaults): raise ValueError(f"--scheduler, --guidance-schedule and --condition-noise are for denoisers, and {model} is a CLIP-GEN: leave them out")
     pipe.defaults |= how
     other = _load_clip(scorer) if scorer else None
     if images:
@@ -479,9 +486,8 @@ def evaluate_command(
         from clip_vqdiffusion.pipeline import _bundled, _find
         n, folder = (1000 if full else 300) if prompts is None else prompts, _find(model, {})
         if folder.is_relative_to(_bundled()): folder = _bundled()  # all that the package ships
-        result = evaluate(pipe, n, n if full else None, candidates, 16 if steps is None and pipe.part == 'denoiser' else steps, faces=faces, scorer=other or 'avatars', folder=folder, **kw)
+        result = evaluate(pipe, n, n if full else None, candidates, steps, faces=faces, scorer=other or 'avatars', folder=folder, **kw)
         print(evaluation_table(result))
-    result['settings'] |= {k: pipe.defaults[k] for k in ('scheduler', 'guidance_schedule') if k in pipe.defaults}
     if json_file:
         try: write_json(json_file, result)
         except OSError as e: raise OSError(f"cannot write {json_file} ({e.strerror or e}); choose another place with --json") from e

@@ -435,13 +435,13 @@ def _scores(scorer, chunks, seed, size):
     distance = dict(value=frechet(cloud('u'), unseen), floor=frechet(cloud('true_u'), unseen), tokenizer=frechet(cloud('again_u'), unseen), n=n)
     return score, distance
 
-# %% ../nbs/12_evaluation.ipynb #a3d24155
+# %% ../nbs/12_evaluation.ipynb #d4228165
 def evaluate(
     pipe: CLIPVQDiffusion,  # a model of avatars
     prompts: int = 300,  # of each split
     reranked: int | None = None,  # how many of them get all candidates, the others one drawing; None: RERANKED at most
     candidates: int = 8,  # drawings of each of those
-    num_inference_steps: int | None = None,  # None: 16; a CLIP-GEN always writes all its tokens
+    num_inference_steps: int | None = None,  # None: the model's default; a CLIP-GEN always writes all its tokens
     guidance_scale: float | None = None,  # None: the model's default
     truncation: float | None = None,  # None: the model's default
     seed: int = 0,  # of prompts, faces, noise and resampling
@@ -459,7 +459,6 @@ def evaluate(
     reranked = min(prompts, RERANKED if reranked is None else reranked) if candidates > 1 else 0
     judge, scorer = load_judge(judge) if not isinstance(judge, Judge) else judge, load_scorer(scorer) if isinstance(scorer, str) else scorer
     if scorer is not None and scorer.fingerprint == pipe.clip.fingerprint: raise ValueError("the scorer is the CLIP that conditions the model, which knows how to please it: give another CLIP, or scorer=None")
-    if num_inference_steps is None and pipe.part == 'denoiser': num_inference_steps = 16
     begun, size, g = time.perf_counter(), pipe.tokenizer.cfg.image_size, torch.Generator().manual_seed(seed)
     kw = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, truncation=truncation)
     asked, chunks, paces = {s: eval_prompts(prompts, s, seed) for s in ('in', 'out')}, {}, []
@@ -480,7 +479,7 @@ def evaluate(
         out['clip_score'], out['frechet'] = _scores(scorer, chunks, seed, size) if scorer is not None else (None, None)
     out |= dict(size_mb=_size_mb(folder, *({'denoiser', 'clip_gen'} - {pipe.part})) if folder else None, size_all_mb=_size_mb(folder) if folder else None, images_per_second=sum(n for n, _ in paces) / sum(s for _, s in paces), seconds=time.perf_counter() - begun)
     out['settings'] = dict(prompts=prompts, reranked=reranked, candidates=candidates, seed=seed, faces=faces, threads=torch.get_num_threads(), torch=torch.__version__, machine=_machine(), model=model_id(pipe, scorer),
-                           **{k: pipe.defaults[k] if v is None else v for k, v in kw.items()})
+                           **pipe._settings(kw))
     return out
 
 # %% ../nbs/12_evaluation.ipynb #1d6d3fb8
@@ -507,7 +506,7 @@ def model_id(
     "Which weights were measured."
     return dict(clip=pipe.clip.fingerprint, tokenizer=pipe.tokenizer.fingerprint, denoiser=_digest(pipe.denoiser.state_dict()), scorer=scorer.fingerprint if scorer is not None else None)
 
-# %% ../nbs/12_evaluation.ipynb #7f41fcbe
+# %% ../nbs/12_evaluation.ipynb #532be468
 def _percent(f):
     "A figure as '93.1 % (91.8 .. 94.5, n 300)'."
     if f is None: return '-'
@@ -521,7 +520,7 @@ def evaluation_table(
     "What `evaluate` found, for people."
     s, m, rows = r['settings'], r['settings']['candidates'], []
     def both(title, key): rows.append(f"{title:38}{_percent(r[key]['in']):>34}{_percent(r[key]['out']):>34}") if key in r else None
-    rows.append(f"{s['prompts']} prompts of each kind; {s['num_inference_steps']} steps, guidance {s['guidance_scale']:g}, truncation {s['truncation']:g}, seed {s['seed']}")
+    rows.append(f"{s['prompts']} prompts of each kind; {s['num_inference_steps']} steps, guidance {s['guidance_scale']:g}, truncation {s['truncation']:g}" + (f", noise {s['condition_noise']:g}, scheduler {s['scheduler']}" if 'condition_noise' in s else '') + f", seed {s['seed']}")
     rows.append(f"{'attributes as asked for':38}{'in distribution':>34}{'pairs never seen':>34}")
     both('  one drawing a prompt', 'attribute_accuracy'); both(f"  best of {m} by the model's CLIP", f'attribute_accuracy_best_of_{m}')
     both("  ceiling: true faces, tokenized", 'ceiling'); both('  chance: prompts shuffled', 'chance')
@@ -566,7 +565,7 @@ def falls_short(
     walk(figures, require, [])
     return lines
 
-# %% ../nbs/12_evaluation.ipynb #8618eb41
+# %% ../nbs/12_evaluation.ipynb #def538a7
 def evaluate_pictures(
     pipe: CLIPVQDiffusion,
     prompts: list,  # texts
@@ -600,7 +599,7 @@ def evaluate_pictures(
     some = torch.randperm(len(u), generator=torch.Generator().manual_seed(seed))[:n]
     return dict(clip_score=figure(lambda w: (w @ s) / w.sum(1), len(s), seed) | dict(shuffled=clip_score(u.unflatten(0, (len(prompts), num)), v.roll(1, 0)[:, None]).mean().item()),
                 frechet=dict(value=frechet(u[some], halves[0]), floor=frechet(halves[1], halves[0]), n=n), scored_by=by, images_per_second=len(u) / took, seconds=time.perf_counter() - begun,
-                settings=dict(prompts=len(prompts), num=num, seed=seed, pictures=len(images), model=model_id(pipe, scorer), **{k: pipe.defaults[k] if x is None else x for k, x in kw.items()}))
+                settings=dict(prompts=len(prompts), num=num, seed=seed, pictures=len(images), model=model_id(pipe, scorer), **pipe._settings(kw)))
 
 
 def pictures_table(

@@ -154,22 +154,23 @@ def say(self: Explorer,
     "Show a line under the settings."
     self.message.value = f'<div class="cvq-say{" cvq-error" if error else ""}" role="{"alert" if error else "status"}">{html.escape(words)}</div>'
 
-# %% ../nbs/14_explorer.ipynb #faf6ab9c
+# %% ../nbs/14_explorer.ipynb #2fca944c
 @patch
 def _make_settings(self: Explorer):
     half = lambda: dict(layout=W.Layout(width='290px'), style=dict(description_width='92px')) # a layout is an object, too: each control gets its own, so that it can be hidden
     self.model = W.Combobox(options=bundled_models(), description='model', continuous_update=False, tooltip='A bundled model, a folder, or a Hugging Face id', **half())
     self.steps = W.IntSlider(1, 1, 1, description='steps', **half())
     self.scheduler = W.Dropdown(options=list(SCHEDULERS), description='scheduler', **half())
-    self.guidance = W.FloatSlider(1, min=0, max=8, step=0.1, description='guidance', **half())
+    self.guidance = W.FloatSlider(1, min=0, max=8, step=0.05, description='guidance', **half())
     self.guidance_schedule = W.Dropdown(options=list(GUIDANCE), description='guidance is', tooltip='How guidance goes with the steps', **half())
     self.truncation = W.FloatSlider(1, min=0.05, max=1, step=0.01, description='truncation', **half())
+    self.noise = W.FloatSlider(0, min=0, max=2, step=0.05, description='noise', tooltip='On the condition: the more, the more variety', **half())
     self.temperature = W.FloatSlider(1, min=0.05, max=2, step=0.05, description='temperature', **half())
     self.top_k = W.IntSlider(0, 0, 1, description='top k', tooltip='Of so many of the likeliest codes; 0 = all', **half())
     self.count = W.IntSlider(4, 1, self.most, description='pictures', **half())
     self.seed = W.Text('0', description='seed', continuous_update=False, layout=W.Layout(width='200px'), style=dict(description_width='92px'))
     self.fresh = W.Checkbox(True, description='next', indent=False, tooltip='Take the next seed for each drawing', layout=W.Layout(width='80px'))
-    self.knobs = dict(num_inference_steps=self.steps, scheduler=self.scheduler, guidance_scale=self.guidance, guidance_schedule=self.guidance_schedule, truncation=self.truncation, temperature=self.temperature, top_k=self.top_k)
+    self.knobs = dict(num_inference_steps=self.steps, scheduler=self.scheduler, guidance_scale=self.guidance, guidance_schedule=self.guidance_schedule, truncation=self.truncation, condition_noise=self.noise, temperature=self.temperature, top_k=self.top_k)
     self._rows += [W.Box([self.model, *self.knobs.values(), self.count, W.HBox([self.seed, self.fresh])], layout=W.Layout(flex_flow='row wrap', width='100%')),
                    W.HBox([self.message, self.progress], layout=W.Layout(width='100%', min_height='32px'))]
 
@@ -398,7 +399,7 @@ def _mark(self: Explorer, rule):
     for i, row in enumerate(self.cells):
         for j, cell in enumerate(row): cell.value = bool(rule(i, j, cell.value))
 
-# %% ../nbs/14_explorer.ipynb #4c09ed00
+# %% ../nbs/14_explorer.ipynb #8fcf6b73
 @patch
 def _draw(self: Explorer, n, steps, make, note, then=lambda drawn: None, **sources):
     "Draw n pictures with `make(pipe, callback=, generator=, **settings)` in the background, in so many steps at most."
@@ -413,7 +414,7 @@ def _draw(self: Explorer, n, steps, make, note, then=lambda drawn: None, **sourc
             with warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter('always')
                 drawn = make(self.pipe, callback=self._preview, generator=torch.Generator(self.pipe.device).manual_seed(seed), **self.settings())
-            words = ', '.join(f'{w.description} {drawn.call["settings"][k]}' for k, w in self.knobs.items() if drawn.call['settings'].get(k) is not None)
+            words = ', '.join(f'{w.description} {v:g}' if isinstance(v, float) else f'{w.description} {v}' for k, w in self.knobs.items() if (v := drawn.call['settings'].get(k)) is not None)
             self._used, self.sets = seed, [*self.sets, Shown(drawn, f'{note}; seed {seed}, {words}', sources)][-50:]
             self.at = len(self.sets) - 1
         finally:

@@ -32,7 +32,7 @@ from .show import to_pil, to_tensor
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, tokenizer_report, train_tokenizer
 from .training import DenoiserTraining, bits_per_token, denoiser_loop, finetune_guidance, train_denoiser
 
-# %% ../nbs/11_pipeline.ipynb #434439b5
+# %% ../nbs/11_pipeline.ipynb #eda6d9b1
 @dataclass
 class Drawn:
     "What a pipeline returns."
@@ -76,7 +76,7 @@ class CLIPVQDiffusion(ModelHubMixin):
         return self
 
     # the places where a pipeline may go another way (see `CLIPGenPipeline` below, and 13_released)
-    def _usual(self): return dict(num_inference_steps=min(16, self.denoiser.cfg.T), guidance_scale=2.0, truncation=1.0, scheduler='ancestral', guidance_schedule='constant')
+    def _usual(self): return dict(num_inference_steps=min(16, self.denoiser.cfg.T), guidance_scale=2.0, truncation=1.0, scheduler='ancestral', guidance_schedule='constant', condition_noise=0.0)
     def _draw(self, c, **kw): return sample(self.denoiser, c, **kw)
     def _bits(self, encoded, n=256): return bits_per_token(self.denoiser, encoded, n)
     def _encode(self, images): return self.tokenizer.encode(images)
@@ -113,7 +113,7 @@ def _call(self: CLIPVQDiffusion, verb, seed, generator, settings, **arguments):
     "What it takes to repeat a call on this machine."
     return dict(pipe=self, verb=verb, seed=seed, settings=settings, arguments=arguments, generator=generator.device.type, device=self.device.type, threads=torch.get_num_threads())
 
-# %% ../nbs/11_pipeline.ipynb #d68a0c39
+# %% ../nbs/11_pipeline.ipynb #bd0e230b
 @patch
 @torch.inference_mode()
 def __call__(self: CLIPVQDiffusion,
@@ -127,7 +127,7 @@ def __call__(self: CLIPVQDiffusion,
     batch_size: int = 64,  # images drawn at a time
     progress: bool = False,  # show a bar
     callback: Callable | None = None,  # see `sample`
-    **settings,  # what else this kind of model has defaults for: `scheduler` and `guidance_schedule` of a denoiser, `temperature` and `top_k` of a CLIP-GEN
+    **settings,  # what else this kind of model has defaults for: `scheduler`, `guidance_schedule` and `condition_noise` of a denoiser, `temperature` and `top_k` of a CLIP-GEN
 ) -> Drawn:
     """Draw pictures of texts.
 
@@ -415,7 +415,7 @@ class Recipe:
     defaults: dict = field(default_factory=dict)  # for sampling
     decoder: str = 'denoiser'  # 'clip-gen': the three fields called denoiser are CLIP-GEN's, with fields of CLIPGenConfig and a CLIPGenTraining
 
-# %% ../nbs/11_pipeline.ipynb #03ae14dd
+# %% ../nbs/11_pipeline.ipynb #1765af02
 def recipe(
     preset: str = 'tiny',  # 'tiny': up to an hour a stage on a CPU; 'ffhq', 'coco': the paper's
 ) -> Recipe:
@@ -425,7 +425,7 @@ def recipe(
     of a VQGAN), the numbers of steps of the denoiser, and what a plateau is (`LoopConfig`). Batch sizes are per process."""
     if preset == 'tiny':
         return Recipe(TokenizerConfig.preset('tiny'), TokenizerTraining(), tokenizer_loop(steps=2000), {}, DenoiserTraining(alpha=0.5, aux_weight=0.05), denoiser_loop(steps=2000),
-                      defaults=dict(num_inference_steps=16, guidance_scale=2.0, truncation=0.95))
+                      defaults=dict(num_inference_steps=8, guidance_scale=2.0, truncation=0.85, scheduler='purity', condition_noise=0.2))  # tried on photos in tutorials/01_your_own_photos
     if preset not in ('ffhq', 'coco'): raise ValueError(f"there is no preset {preset!r}: choose one of tiny, ffhq, coco")
     ffhq = preset == 'ffhq'
     tok = tokenizer_loop(steps=385_300 if ffhq else 218_750, batch_size=18, lr=4.5e-6 * 18, betas=(0.5, 0.9), warmup=0, schedule='constant', ema=0, clip_norm=0, save_every=5000, log_every=100)

@@ -473,11 +473,11 @@ def released_sample(
         if callback is not None: callback(i, s, xt, log_x0.amax(-1).exp())
     return xt
 
-# %% ../nbs/13_released.ipynb #f579c671
+# %% ../nbs/13_released.ipynb #a6734a25
 class ReleaseCompat(CLIPVQDiffusion):
     "A pipeline that does as the release does where that differs from what is right; `ReleaseCompat.from_pretrained(folder)` opens an imported model this way."
     edits = False  # the release's sampler always begins from all masks
-    def _usual(self): return {k: v for k, v in super()._usual().items() if k not in ('scheduler', 'guidance_schedule')}
+    def _usual(self): return {k: v for k, v in super()._usual().items() if k not in ('scheduler', 'guidance_schedule', 'condition_noise')}
     def __init__(self, *parts, **more):
         super().__init__(*parts, **more)
         self.defaults = {k: v for k, v in self.defaults.items() if k in self._usual()}  # an imported folder may name others

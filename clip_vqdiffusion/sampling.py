@@ -6,7 +6,7 @@
 __all__ = ['GUIDANCE', 'SCHEDULERS', 'strided_timesteps', 'guide', 'truncate', 'Belief', 'Step', 'Scheduler', 'sample',
            'halton_order']
 
-# %% ../nbs/08_sampling.ipynb #08b9f0c1
+# %% ../nbs/08_sampling.ipynb #a62aaad0
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from .diffusion import _inverse_cdf, _rand
+from .pseudo_text import pseudo_text
 
 # %% ../nbs/08_sampling.ipynb #a0adf39c
 def strided_timesteps(T: int, # where to begin; the number of steps the model was trained with, to begin from nothing
@@ -189,7 +190,7 @@ def _begin(diffusion, shape, x0, strength, keep):
     device = diffusion.alpha_bar.device
     return max(1, round(strength * diffusion.T)), x0 if x0 is None else x0.to(device), keep if keep is None else keep.to(device)
 
-# %% ../nbs/08_sampling.ipynb #002c943c
+# %% ../nbs/08_sampling.ipynb #6eca5f80
 @torch.inference_mode()
 def sample(denoiser, # (xt, t, c) -> logits (B, N, K), with `.diffusion`, `.grid` (h, w) and `.null(B)` -> (B, D)
            c: Tensor, # CLIP embeddings (B, D), unit norm
@@ -203,7 +204,8 @@ def sample(denoiser, # (xt, t, c) -> logits (B, N, K), with `.diffusion`, `.grid
            guidance_schedule: str = 'constant', # how guidance goes with the steps: a key of GUIDANCE
            x0: Tensor = None, # tokens of pictures to begin from, or to keep parts of (B, N) int64 (default: none)
            strength: float = 1.0, # with x0: how much of it is destroyed first, in (0, 1]; begins at t = strength * T, and the steps are spread over the rest
-           keep: Tensor = None # with x0: where its tokens are shown from the start, and stay (B, N) bool (default: nowhere)
+           keep: Tensor = None, # with x0: where its tokens are shown from the start, and stay (B, N) bool (default: nowhere)
+           condition_noise: float = 0. # length of the noise that each embedding gets first, as in training; 0: none (see `pseudo_text`)
           ) -> Tensor: # tokens (B, N) int64, no mask among them
     """Draw token grids for the given embeddings (section 4.2 of 2111.14822; guidance as in 2205.16007 and 2403.14944).
 
@@ -212,10 +214,12 @@ def sample(denoiser, # (xt, t, c) -> logits (B, N, K), with `.diffusion`, `.grid
     strided_timesteps(diffusion.T, num_inference_steps) # complains about a number that is none
     scale = _number('guidance_scale', guidance_scale, lambda x: x >= 0, 'a finite number of at least 0')
     r = _number('truncation', truncation, lambda x: 0 < x <= 1, 'a number above 0 and at most 1')
+    loud = _number('condition_noise', condition_noise, lambda x: x >= 0, 'a finite number of at least 0')
     for name, value, known in (('scheduler', scheduler, SCHEDULERS), ('guidance_schedule', guidance_schedule, GUIDANCE)):
         if value not in known: raise ValueError(f"{name} {value!r} is unknown: take one of {', '.join(known)}.")
     if not isinstance(c, Tensor) or c.dim() != 2: raise ValueError(f"c must be a tensor of embeddings of shape (B, D), not {tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__}.")
     c, shape = c.to(diffusion.alpha_bar.device), (len(c), denoiser.grid[0] * denoiser.grid[1])
+    if loud: c = pseudo_text(c, loud, generator)
     T, x0, keep = _begin(diffusion, shape, x0, strength, keep)
     n, plan = min(num_inference_steps or T, T), SCHEDULERS[scheduler]
     stops = plan.stops(diffusion, T, n)

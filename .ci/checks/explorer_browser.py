@@ -96,6 +96,9 @@ ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 
 def opened(ui, work):
     idle = ui.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    asked = ui.page.locator('.jp-Dialog button.jp-mod-accept')  # "Select Kernel": on a busy machine the list of kernels may come too late
+    idle.or_(asked).first.wait_for()
+    if asked.is_visible(): asked.click()
     idle.wait_for()
     ui.page.keyboard.press('Control+b')  # the side bar
     for _ in range(10):  # a kernel may look idle before the page has a connection to it, and then nothing is run
