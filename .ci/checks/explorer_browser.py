@@ -1,4 +1,4 @@
-"""The explorer in a real JupyterLab, driven by mouse and keyboard in headless Chromium: a copy of nbs/14_explorer.ipynb is opened, all of it is run, and the panel is used.
+"""The explorer in a real JupyterLab, driven by mouse and keyboard in headless Chromium: a copy of nbs/15_explorer.ipynb is opened, all of it is run, and the panel is used.
 
     explorer_browser.py [--shots FOLDER]
 
@@ -23,7 +23,7 @@ def playwright(tmp):
 
 def copy_notebook(to):
     "The notebook without outputs, and without the cell that would call this script."
-    book = json.loads((ROOT / 'nbs' / '14_explorer.ipynb').read_text())
+    book = json.loads((ROOT / 'nbs' / 'workshop' / '15_explorer.ipynb').read_text())
     cells = [c for c in book['cells'] if "recorded_picture('explorer." not in ''.join(c['source'])]
     for c in cells: c.update(outputs=[], execution_count=None) if c['cell_type'] == 'code' else None
     to.write_text(json.dumps({**book, 'cells': cells}))
@@ -48,7 +48,7 @@ def jupyter_lab(tmp):
             try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api/status?token={token}', timeout=5); break
             except OSError: time.sleep(0.1)
             if server.poll() is not None: sys.exit(f"JupyterLab did not start:\n{(tmp / 'server.log').read_text()[-2000:]}")
-        yield f'http://127.0.0.1:{port}/lab/tree/14_explorer.ipynb?token={token}'
+        yield f'http://127.0.0.1:{port}/lab/tree/15_explorer.ipynb?token={token}'
     finally:
         server.terminate()
         try: server.wait(20)
@@ -239,7 +239,7 @@ def main():
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         tmp = Path(tmp)
         (tmp / 'work').mkdir()
-        copy_notebook(tmp / 'work' / '14_explorer.ipynb')
+        copy_notebook(tmp / 'work' / '15_explorer.ipynb')
         with playwright(tmp) as p, jupyter_lab(tmp) as address:
             browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'])
             page = browser.new_page(viewport=dict(width=1280, height=1400))

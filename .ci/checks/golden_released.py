@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from clip_vqdiffusion.denoiser import Denoiser, DenoiserConfig
-from clip_vqdiffusion.released import (ReleaseCompat, denoiser_to_released, load_released, load_released_denoiser, load_released_tokenizer, released_belief, released_guide, released_key_map,
+from clip_vqdiffusion.released import (ReleaseCompat, denoiser_to_released, load_released, load_released_denoiser, load_released_tokenizer, released_prediction, released_guide, released_key_map,
                                        released_posterior, released_sample, released_truncate, save_released, tokenizer_config, tokenizer_key_map, tokenizer_to_released)
 from clip_vqdiffusion.sampling import SCHEDULERS, guide, sample, truncate
 from clip_vqdiffusion.tokenizer import TokenizerConfig
@@ -70,7 +70,7 @@ K, mr, null = den.K, den.diffusion, den.null_embedding.detach()
 with torch.no_grad():
     x, c, t = inputs['x_t'], inputs['cond'], g['cfg']['t'] + 1
     logit = lambda c: den(x, t, c)
-    log_c, raw, unit = released_belief(logit(c)), released_belief(logit(null.expand_as(c))), released_belief(logit(den.null(len(c))))
+    log_c, raw, unit = released_prediction(logit(c)), released_prediction(logit(null.expand_as(c))), released_prediction(logit(den.null(len(c))))
 check('belief (log)', log_c, last(g['predict_start']), 2e-5)
 for kind, log_0 in (('raw', raw), ('normalised', unit)):
     check(f'belief without prompt, {kind} (log)', log_0, last(g['cfg'][f'uncond_log_x_recon_{kind}']), 2e-5)
