@@ -24,11 +24,15 @@ def diffusers_scheduler(
     T: int = 100,  # steps it was trained with
 ):  # a VQDiffusionScheduler
     "diffusers' scheduler for the released schedule. Raises ImportError when diffusers is not installed."
-    try: from diffusers import VQDiffusionScheduler
-    except ImportError as e: raise ImportError("the comparison needs diffusers, which is no part of this package: pip install diffusers") from e
+    try:
+        from diffusers import VQDiffusionScheduler
+    except ImportError as e:
+        raise ImportError(
+            "the comparison needs diffusers, which is no part of this package: pip install diffusers"
+        ) from e
     return VQDiffusionScheduler(K + 1, T)
 
-
+# %% ../nbs/workshop/16_bench.ipynb #3cb973c5
 def diffusers_prediction(
     logits: Tensor,  # (2B, N, K), those of the null embedding first
     guidance_scale: float,
@@ -84,10 +88,21 @@ def sampler_cost(
     "What a sampling step costs outside the network, beside diffusers'. Raises ImportError without diffusers, ValueError for settings out of range (see `sample`)."
     theirs, den = diffusers_scheduler(K), DummyDenoiser(grid, K, batch, spread)
     c, N, times = torch.zeros(batch, 2), grid[0] * grid[1], dict(ours=[], diffusers=[])
-    say(f"{batch} pictures of {N} tokens of {K:,} codes, guidance {guidance_scale:g}, truncation {truncation:g}, {num_inference_steps} steps, {torch.get_num_threads()} threads")
+    say(
+        f"{batch} pictures of {N} tokens of {K:,} codes, guidance {guidance_scale:g}, truncation {truncation:g},"
+        f" {num_inference_steps} steps, {torch.get_num_threads()} threads"
+    )
     def ours(seed):
         den.seconds, start = 0., time.perf_counter()
-        sample(den, c, num_inference_steps, guidance_scale, truncation, torch.Generator().manual_seed(seed), scheduler=scheduler)
+        sample(
+            den,
+            c,
+            num_inference_steps,
+            guidance_scale,
+            truncation,
+            torch.Generator().manual_seed(seed),
+            scheduler=scheduler,
+        )
         return (time.perf_counter() - start - den.seconds) / num_inference_steps
     def other(seed):
         g, t = torch.Generator().manual_seed(seed), 50
@@ -101,8 +116,20 @@ def sampler_cost(
                 times[name].append(f(turn))
                 say(f"turn {turn + 1}: {name} {1000 * times[name][-1]:.1f} ms a step")
     best = {k: 1000 * min(v) for k, v in times.items()}
-    return dict(ours_ms=best['ours'], diffusers_ms=best['diffusers'], factor=best['diffusers'] / best['ours'], codes=K, tokens=N, batch=batch, steps=num_inference_steps, guidance_scale=guidance_scale, truncation=truncation,
-                spread=spread, scheduler=scheduler, threads=torch.get_num_threads())
+    return dict(
+        ours_ms=best['ours'],
+        diffusers_ms=best['diffusers'],
+        factor=best['diffusers'] / best['ours'],
+        codes=K,
+        tokens=N,
+        batch=batch,
+        steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        truncation=truncation,
+        spread=spread,
+        scheduler=scheduler,
+        threads=torch.get_num_threads(),
+    )
 
 # %% ../nbs/workshop/16_bench.ipynb #4ad3d6ed
 def model_speed(
@@ -115,9 +142,17 @@ def model_speed(
     pipe._need('tokenizer', 'to be measured'); pipe._need('clip', 'to be measured')
     den, size, device = pipe.denoiser, pipe.tokenizer.cfg.image_size, pipe.device
     images, texts = torch.rand(batch, 3, size, size, device=device) * 2 - 1, ['a smiling person with a top hat'] * batch
-    tokens, c = torch.randint(den.cfg.K, (batch, pipe.tokenizer.grid[0] * pipe.tokenizer.grid[1]), device=device), embed_texts(pipe.clip, texts).to(device)
-    parts = {'CLIP, text': lambda: embed_texts(pipe.clip, texts), 'CLIP, image': lambda: embed_images(pipe.clip, images), 'tokenizer, encode': lambda: pipe.tokenizer.encode(images), 'tokenizer, decode': lambda: pipe.decode(tokens),
-             'pass': (lambda: den(tokens, den.cfg.T, c)) if pipe.part == 'denoiser' else (lambda: den(tokens, c)), 'picture': lambda: pipe(texts)}
+    tokens, c = torch.randint(
+        den.cfg.K, (batch, pipe.tokenizer.grid[0] * pipe.tokenizer.grid[1]), device=device
+    ), embed_texts(pipe.clip, texts).to(device)
+    parts = {
+        'CLIP, text': lambda: embed_texts(pipe.clip, texts),
+        'CLIP, image': lambda: embed_images(pipe.clip, images),
+        'tokenizer, encode': lambda: pipe.tokenizer.encode(images),
+        'tokenizer, decode': lambda: pipe.decode(tokens),
+        'pass': (lambda: den(tokens, den.cfg.T, c)) if pipe.part == 'denoiser' else (lambda: den(tokens, c)),
+        'picture': lambda: pipe(texts),
+    }
     out = dict(batch=batch, threads=torch.get_num_threads(), settings=dict(pipe.defaults))
     def timed(f):
         start = time.perf_counter(); f()
@@ -131,7 +166,11 @@ def model_speed(
     return out | dict(images_per_second=1000 / out['picture'])
 
 # %% ../nbs/workshop/16_bench.ipynb #9a7951c1
-BENCHMARKS = dict(sampler='a sampling step outside the network, beside diffusers', model='the parts of a model', **{'clip-gen': 'CLIP-GEN with and without its key-value cache'})  # name -> what is measured
+BENCHMARKS = dict(
+    sampler='a sampling step outside the network, beside diffusers',
+    model='the parts of a model',
+    **{'clip-gen': 'CLIP-GEN with and without its key-value cache'}
+)  # name -> what is measured
 
 def bench(
     what: str,  # a key of BENCHMARKS
@@ -141,7 +180,15 @@ def bench(
     "Measure how fast something is on this machine. Raises ValueError for an unknown name, and what the measurement raises."
     if what not in BENCHMARKS: raise ValueError(f"there is no benchmark {what!r}: choose {', '.join(BENCHMARKS)}")
     r = dict(sampler=sampler_cost, model=model_speed, **{'clip-gen': clip_gen_speed})[what](**settings, say=say)
-    if what == 'sampler': say(f"outside the network a step takes {r['ours_ms']:.1f} ms, in diffusers {r['diffusers_ms']:.1f} ms: {r['factor']:.1f} times as long")
+    if what == 'sampler':
+        say(
+            f"outside the network a step takes {r['ours_ms']:.1f} ms, in diffusers {r['diffusers_ms']:.1f} ms:"
+            f" {r['factor']:.1f} times as long"
+        )
     if what == 'model': say(f"{r['images_per_second']:.1f} images/s")
-    if what == 'clip-gen': say(f"the cache makes {r['tokens']}-token sampling {r['factor']:.1f} times faster; {r['agree']:.0%} of the tokens agree")
+    if what == 'clip-gen':
+        say(
+            f"the cache makes {r['tokens']}-token sampling {r['factor']:.1f} times faster; {r['agree']:.0%} of the"
+            " tokens agree"
+        )
     return r

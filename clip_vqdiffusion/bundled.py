@@ -19,35 +19,71 @@ from .denoiser import DenoiserConfig
 from .evaluation import JUDGE_LOOP, train_judge
 from .loop import LoopConfig
 from .pipeline import CLIPGenPipeline, CLIPVQDiffusion, _bundled
-from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, train_tokenizer
+from clip_vqdiffusion.tokenizer import (
+    Tokenizer,
+    TokenizerConfig,
+    TokenizerTraining,
+    encode_dataset,
+    tokenizer_loop,
+    train_tokenizer,
+)
 from .training import DenoiserTraining, denoiser_loop, train_denoiser
 
 # %% ../nbs/workshop/13_bundled.ipynb #f89128b1
 def _cut_short(loop):
     "The first half of a long schedule, and a short one from there in which the learning rate falls to nothing."
-    return loop(steps=5000, stop=2500, mixed_precision='bf16'), loop(steps=700, lr=5e-4, warmup=20, schedule='linear', ema=0.99, seed=1, mixed_precision='bf16')
+    return loop(steps=5000, stop=2500, mixed_precision='bf16'), loop(
+        steps=700, lr=5e-4, warmup=20, schedule='linear', ema=0.99, seed=1, mixed_precision='bf16'
+    )
 
-
+# %% ../nbs/workshop/13_bundled.ipynb #3da13bf3
 @dataclass
 class BundledSettings:
     "How everything that ships is trained; numbers of steps are those of the shipped weights."
     pairs: int = 200_000  # faces with captions for each CLIP
-    clip: CLIPConfig = field(default_factory=lambda: CLIPConfig(vision_width=16, vision_layers=(1, 1, 1, 1), text_layers=2, contraries=0.25, paraphrases=0.0))
+    clip: CLIPConfig = field(
+        default_factory=lambda: CLIPConfig(
+            vision_width=16, vision_layers=(1, 1, 1, 1), text_layers=2, contraries=0.25, paraphrases=0.0
+        )
+    )
     clip_loop: LoopConfig = field(default_factory=lambda: replace(CLIP_LOOP, steps=2000, lr=2e-3, save_every=100))
     scorer_loop: LoopConfig = field(default_factory=lambda: replace(CLIP_LOOP, steps=1200, lr=2e-3, save_every=100))
-    faces: tuple = (30_000, 100_000, 60_000)  # pictures without captions, the first so many of one set: for the first part of the tokenizer; for its second part; for denoiser and CLIP-GEN
+    faces: tuple = (
+        30_000,
+        100_000,
+        60_000,
+    )  # pictures without captions, the first so many of one set: for the first part of the tokenizer; for its second part; for denoiser and CLIP-GEN
     tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig.preset('tiny'))
-    tokenizer_loops: tuple = field(default_factory=lambda: (tokenizer_loop(steps=2400), tokenizer_loop(steps=5000, save_every=200, seed=1)))
-    tokenizer_losses: tuple = field(default_factory=lambda: (TokenizerTraining(perceptual='none', adversarial=0.0, flip=False),
-                                                             TokenizerTraining(perceptual='none', adversarial=0.0, l2=4.0, flip=False, reseed_until=0.5)))
-    denoiser: dict = field(default_factory=lambda: dict(depth=4, cond_width=64))  # fields of DenoiserConfig that differ from its preset `tiny`
+    tokenizer_loops: tuple = field(
+        default_factory=lambda: (tokenizer_loop(steps=2400), tokenizer_loop(steps=5000, save_every=200, seed=1))
+    )
+    tokenizer_losses: tuple = field(
+        default_factory=lambda: (
+            TokenizerTraining(perceptual='none', adversarial=0.0, flip=False),
+            TokenizerTraining(perceptual='none', adversarial=0.0, l2=4.0, flip=False, reseed_until=0.5),
+        )
+    )
+    denoiser: dict = field(
+        default_factory=lambda: dict(depth=4, cond_width=64)
+    )  # fields of DenoiserConfig that differ from its preset `tiny`
     denoiser_training: DenoiserTraining = field(default_factory=lambda: DenoiserTraining(alpha=1.5, aux_weight=0.05))
     denoiser_loops: tuple = field(default_factory=lambda: _cut_short(denoiser_loop))  # in two parts, like the tokenizer
-    clip_gen: dict = field(default_factory=lambda: dict(depth=5))  # fields of CLIPGenConfig that differ from its preset `tiny`: as many parameters as the denoiser has
+    clip_gen: dict = field(
+        default_factory=lambda: dict(depth=5)
+    )  # fields of CLIPGenConfig that differ from its preset `tiny`: as many parameters as the denoiser has
     clip_gen_training: CLIPGenTraining = field(default_factory=lambda: CLIPGenTraining(alpha=1.5))
     clip_gen_loops: tuple = field(default_factory=lambda: _cut_short(clip_gen_loop))  # the same
     judge_loop: LoopConfig = field(default_factory=lambda: JUDGE_LOOP)
-    defaults: dict = field(default_factory=lambda: dict(num_inference_steps=8, guidance_scale=1.25, truncation=0.7, scheduler='purity', guidance_schedule='constant', condition_noise=0.6))  # found in tutorials/04_fewer_steps
+    defaults: dict = field(
+        default_factory=lambda: dict(
+            num_inference_steps=8,
+            guidance_scale=1.25,
+            truncation=0.7,
+            scheduler='purity',
+            guidance_schedule='constant',
+            condition_noise=0.6,
+        )
+    )  # found in tutorials/04_fewer_steps
     clip_gen_defaults: dict = field(default_factory=lambda: dict(guidance_scale=2.0, truncation=0.95))
 
     def scaled(self, fraction: float) -> 'BundledSettings':  # in (0, 1]
@@ -55,7 +91,9 @@ class BundledSettings:
         if not 0 < fraction <= 1: raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
         few = lambda n, least: max(least, round(n * fraction))
         less = lambda l: replace(l, steps=few(l.steps, 4), warmup=few(l.warmup, 1), stop=l.stop and few(l.stop, 2))
-        loops = {k: tuple(map(less, v)) if k.endswith('_loops') else less(v) for k, v in vars(self).items() if '_loop' in k}
+        loops = {
+            k: tuple(map(less, v)) if k.endswith('_loops') else less(v) for k, v in vars(self).items() if '_loop' in k
+        }
         return replace(self, pairs=few(self.pairs, 200), faces=tuple(few(n, 64) for n in self.faces), **loops)
 
 # %% ../nbs/workshop/13_bundled.ipynb #2b153105
@@ -78,10 +116,12 @@ def bundled_clips(
     "Train the CLIP and, from other random numbers and on other faces, the scorer."
     data = lambda k: avatars(s.pairs, s.clip.image_size, k, 'all', captions=True, contrasts=True)
     for part, loop, k in (('clip', s.clip_loop, 2 * seed), ('scorer', s.scorer_loop, 2 * seed + 1)):
-        _rounded_clip(train_clip(data(k), Path(out) / 'training' / part, s.clip, replace(loop, seed=k)), Path(out) / part)
+        _rounded_clip(
+            train_clip(data(k), Path(out) / 'training' / part, s.clip, replace(loop, seed=k)), Path(out) / part
+        )
     return load_clip(str(Path(out) / 'clip'))
 
-
+# %% ../nbs/workshop/13_bundled.ipynb #e05cd98f
 def bundled_tokenizer(
     out: str | Path,  # the model's folder
     s: BundledSettings,
@@ -90,7 +130,14 @@ def bundled_tokenizer(
     "Train the tokenizer in two parts."
     tok = None
     for k, (n, loop, losses) in enumerate(zip(s.faces, s.tokenizer_loops, s.tokenizer_losses)):
-        tok = train_tokenizer(avatars(n, s.tokenizer.image_size, 2 * seed), Path(out) / 'training' / f'tokenizer-{k + 1}', s.tokenizer, replace(loop, seed=2 * seed + k), losses, start=tok)
+        tok = train_tokenizer(
+            avatars(n, s.tokenizer.image_size, 2 * seed),
+            Path(out) / 'training' / f'tokenizer-{k + 1}',
+            s.tokenizer,
+            replace(loop, seed=2 * seed + k),
+            losses,
+            start=tok,
+        )
     return _rounded_tokenizer(tok, Path(out) / 'tokenizer')
 
 # %% ../nbs/workshop/13_bundled.ipynb #8931edaa
@@ -106,17 +153,40 @@ def bundled_decoders(
     "Train the denoiser and the CLIP-GEN on the same tokens and embeddings, and write the pipelines."
     out, size = Path(out), s.tokenizer.image_size
     sizes = dict(grid=tokenizer.grid, K=tokenizer.K, clip_dim=clip.dim)
-    encoded, held = (encode_dataset(avatars(n, size, k), tokenizer, clip, cache_dir=cache_dir) for n, k in ((s.faces[2], 2 * seed), (512, 2 * seed + 1)))
-    in_parts = lambda name, loops: [(out / 'training' / f'{name}-{k + 1}', replace(l, seed=2 * seed + k)) for k, l in enumerate(loops)]
+    encoded, held = (
+        encode_dataset(avatars(n, size, k), tokenizer, clip, cache_dir=cache_dir)
+        for n, k in ((s.faces[2], 2 * seed), (512, 2 * seed + 1))
+    )
+    in_parts = lambda name, loops: [
+        (out / 'training' / f'{name}-{k + 1}', replace(l, seed=2 * seed + k)) for k, l in enumerate(loops)
+    ]
     if 'denoiser' in parts:
         den = None
         for folder, loop in in_parts('denoiser', s.denoiser_loops):
-            den = train_denoiser(encoded, folder, DenoiserConfig.preset('tiny', **sizes, **s.denoiser), loop, s.denoiser_training, tokenizer, held, start=den)
+            den = train_denoiser(
+                encoded,
+                folder,
+                DenoiserConfig.preset('tiny', **sizes, **s.denoiser),
+                loop,
+                s.denoiser_training,
+                tokenizer,
+                held,
+                start=den,
+            )
         CLIPVQDiffusion(clip, tokenizer, den, s.defaults).save_pretrained(out, half=True)
     if 'clip_gen' in parts:
         gpt = None
         for folder, loop in in_parts('clip_gen', s.clip_gen_loops):
-            gpt = train_clip_gen(encoded, folder, CLIPGenConfig.preset('tiny', **sizes, **s.clip_gen), loop, s.clip_gen_training, tokenizer, held, start=gpt)
+            gpt = train_clip_gen(
+                encoded,
+                folder,
+                CLIPGenConfig.preset('tiny', **sizes, **s.clip_gen),
+                loop,
+                s.clip_gen_training,
+                tokenizer,
+                held,
+                start=gpt,
+            )
         CLIPGenPipeline(clip, tokenizer, gpt, s.clip_gen_defaults).save_pretrained(out, half=True)
 
 # %% ../nbs/workshop/13_bundled.ipynb #e7ab5dbe
@@ -135,7 +205,10 @@ def train_bundled(
     clip = bundled_clips(out, s, seed)
     say(f"tokenizer: {' + '.join(f'{l.steps:,}' for l in s.tokenizer_loops)} steps")
     tok = bundled_tokenizer(out, s, seed)
-    say(f"denoiser and CLIP-GEN: {' + '.join(f'{l.stop or l.steps:,}' for l in s.denoiser_loops)} and {' + '.join(f'{l.stop or l.steps:,}' for l in s.clip_gen_loops)} steps")
+    say(
+        f"denoiser and CLIP-GEN: {' + '.join(f'{l.stop or l.steps:,}' for l in s.denoiser_loops)} and"
+        f" {' + '.join(f'{l.stop or l.steps:,}' for l in s.clip_gen_loops)} steps"
+    )
     bundled_decoders(out, s, clip, tok, seed, cache_dir=cache_dir)
     say(f"judge: {s.judge_loop.steps:,} steps")
     train_judge(out / 'training', loop=replace(s.judge_loop, seed=seed)).save(out / 'judge', half=True)
@@ -178,14 +251,54 @@ def bundled_card(
     s = settings or BundledSettings()
     percent = lambda f: f"{f['value']:.1%} ({f['low']:.1%} .. {f['high']:.1%})"
     row = lambda name, f, key: f"| {name} | {percent(f[key]['in'])} | {percent(f[key]['out'])} |"
-    best = f"best of {figures['settings']['candidates']} by the model's CLIP ({figures['settings']['reranked']} prompts)"
-    rows = [row('attributes as asked for', figures, 'attribute_accuracy'), row(best, figures, 'attribute_accuracy_best_of_8')]
+    best = (
+        f"best of {figures['settings']['candidates']} by the model's CLIP ({figures['settings']['reranked']} prompts)"
+    )
+    rows = [
+        row('attributes as asked for', figures, 'attribute_accuracy'),
+        row(best, figures, 'attribute_accuracy_best_of_8'),
+    ]
     if others: rows.append(row('CLIP-GEN: attributes as asked for', others, 'attribute_accuracy'))
-    rows.append(f"| the same drawings, prompts shuffled (chance) | {figures['chance']['in']['value']:.1%} | {figures['chance']['out']['value']:.1%} |")
+    rows.append(
+        f"| the same drawings, prompts shuffled (chance) | {figures['chance']['in']['value']:.1%} |"
+        f" {figures['chance']['out']['value']:.1%} |"
+    )
     worst, v = figures['worst_attribute'], figures['settings']
-    steps = (('CLIP', s.clip_loop), ('scorer', s.scorer_loop), ('tokenizer', s.tokenizer_loops[0]), ('and', s.tokenizer_loops[1]), ('denoiser', s.denoiser_loops[0]), ('and', s.denoiser_loops[1]), ('CLIP-GEN', s.clip_gen_loops[0]), ('and', s.clip_gen_loops[1]), ('judge', s.judge_loop))
-    return _CARD.format(size=s.tokenizer.image_size, faces=max(s.faces), pairs=s.pairs, training=', '.join(f'{k} {l.stop or l.steps:,} steps of {l.batch_size}' for k, l in steps).replace(', and', ' and'), alpha=s.denoiser_training.alpha,
-                        n=v['prompts'], steps=v['num_inference_steps'], scheduler=v['scheduler'], guidance=v['guidance_scale'], truncation=v['truncation'], noise=v['condition_noise'], rows='\n'.join(rows), codes=s.tokenizer.codes,
-                        psnr=figures['tokenizer']['psnr'], kept=figures['tokenizer']['attributes_kept'], used=figures['tokenizer']['codes_used'], bits=figures['bits_per_token'],
-                        variety=figures['variety']['value'], found=figures['clip']['retrieval_500'],
-                        worst=f"Most often wrong: {worst['in']['name']} ({worst['in']['value']:.0%} right), on unseen pairs {worst['out']['name']} ({worst['out']['value']:.0%}).")
+    steps = (
+        ('CLIP', s.clip_loop),
+        ('scorer', s.scorer_loop),
+        ('tokenizer', s.tokenizer_loops[0]),
+        ('and', s.tokenizer_loops[1]),
+        ('denoiser', s.denoiser_loops[0]),
+        ('and', s.denoiser_loops[1]),
+        ('CLIP-GEN', s.clip_gen_loops[0]),
+        ('and', s.clip_gen_loops[1]),
+        ('judge', s.judge_loop),
+    )
+    return _CARD.format(
+        size=s.tokenizer.image_size,
+        faces=max(s.faces),
+        pairs=s.pairs,
+        training=', '.join(f'{k} {l.stop or l.steps:,} steps of {l.batch_size}' for k, l in steps).replace(
+            ', and', ' and'
+        ),
+        alpha=s.denoiser_training.alpha,
+        n=v['prompts'],
+        steps=v['num_inference_steps'],
+        scheduler=v['scheduler'],
+        guidance=v['guidance_scale'],
+        truncation=v['truncation'],
+        noise=v['condition_noise'],
+        rows='\n'.join(rows),
+        codes=s.tokenizer.codes,
+        psnr=figures['tokenizer']['psnr'],
+        kept=figures['tokenizer']['attributes_kept'],
+        used=figures['tokenizer']['codes_used'],
+        bits=figures['bits_per_token'],
+        variety=figures['variety']['value'],
+        found=figures['clip']['retrieval_500'],
+        worst=(
+            f"Most often wrong: {worst['in']['name']} ({worst['in']['value']:.0%} right), on unseen pairs"
+            f" {worst['out']['name']} ({worst['out']['value']:.0%})."
+        ),
+    )

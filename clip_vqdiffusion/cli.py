@@ -14,8 +14,17 @@ from typing import Annotated, Optional
 
 import typer
 
-app = typer.Typer(name='clipvqd', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Text-to-image models from images without captions (CLIP-VQDiffusion). Start with: clipvqd generate \"a smiling person with a top hat\"")
+app = typer.Typer(
+    name='clipvqd',
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=(
+        "Text-to-image models from images without captions (CLIP-VQDiffusion). Start with: clipvqd generate \"a"
+        " smiling person with a top hat\""
+    ),
+)
 
 # %% ../nbs/workshop/17_cli.ipynb #ea412fab
 _KNOWN = (ValueError, TypeError, OSError, FloatingPointError)  # errors that say themselves what to do
@@ -23,7 +32,9 @@ _KNOWN = (ValueError, TypeError, OSError, FloatingPointError)  # errors that say
 
 def main() -> None:  # exits with status 0, 1 (something is wrong), 2 (a verb or option is) or 130 (stopped by hand)
     "Entry point of `clipvqd`: one line on standard error and exit status 1 when something is wrong."
-    warnings.showwarning = lambda m, category, *a, **kw: print(f'clipvqd: {m}', file=sys.stderr) if category is UserWarning else None
+    warnings.showwarning = lambda m, category, *a, **kw: (
+        print(f'clipvqd: {m}', file=sys.stderr) if category is UserWarning else None
+    )
     try: app()
     except _KNOWN as e:
         print('clipvqd: ' + ' '.join(str(e).split()), file=sys.stderr)
@@ -31,13 +42,20 @@ def main() -> None:  # exits with status 0, 1 (something is wrong), 2 (a verb or
     except KeyboardInterrupt: sys.exit(130)
     except RuntimeError as e:
         if type(e).__name__ != 'OutOfMemoryError': raise
-        print('clipvqd: the GPU has not enough memory for this; free it, draw fewer images at a time, or choose a smaller preset', file=sys.stderr)
+        print(
+            'clipvqd: the GPU has not enough memory for this; free it, draw fewer images at a time, or choose a'
+            ' smaller preset',
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 # %% ../nbs/workshop/17_cli.ipynb #a46695c4
 def _prepare(threads=0):
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
-    for name, value in dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0').items(): os.environ.setdefault(name, value)  # before torch: idle threads sleep, so that a busy machine is not slowed down tenfold
+    for name, value in dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0').items():
+        os.environ.setdefault(
+            name, value
+        )  # before torch: idle threads sleep, so that a busy machine is not slowed down tenfold
     import torch
     if threads < 0: raise ValueError(f"--threads must be 0 (all cores) or a positive number, got {threads}")
     if threads: torch.set_num_threads(threads)
@@ -47,17 +65,20 @@ def _prepare(threads=0):
 def _images_out(out: Path, n: int) -> list:
     "Names for n images: `out` itself, or numbered ones; the folder is made and tried."
     is_file = bool(out.suffix) and not out.is_dir()
-    if is_file and out.suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'): raise ValueError(f"--out must end in .png, .jpg or .webp, or be a folder, not {out.name!r}")
+    if is_file and out.suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
+        raise ValueError(f"--out must end in .png, .jpg or .webp, or be a folder, not {out.name!r}")
     folder = out.parent if is_file else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK): raise PermissionError(13, 'Permission denied')
-    except OSError as e: raise OSError(f"cannot write to {folder} ({e.strerror}); choose another place with --out") from e
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, 'Permission denied')
+    except OSError as e:
+        raise OSError(f"cannot write to {folder} ({e.strerror}); choose another place with --out") from e
     if is_file and n == 1: return [out]
     stem, suffix = (out.stem, out.suffix) if is_file else ('image', '.png')
     return [folder / f'{stem}-{i + 1:0{len(str(n))}d}{suffix}' for i in range(n)]
 
-
+# %% ../nbs/workshop/17_cli.ipynb #52c535b7
 def _save(images, names, records=None):
     "Pictures to files, PNGs with their records; prints the names."
     from clip_vqdiffusion.pipeline import save_picture
@@ -85,22 +106,112 @@ def _load_tokenizer(name):
     "The tokenizer of a model, or one by its own folder."
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
     from clip_vqdiffusion.tokenizer import Tokenizer
-    if (Path(name) / 'config.json').is_file() and not (Path(name) / 'pipeline.json').is_file(): return Tokenizer.load(name)
+    if (Path(name) / 'config.json').is_file() and not (Path(name) / 'pipeline.json').is_file():
+        return Tokenizer.load(name)
     return CLIPVQDiffusion.from_pretrained(name, clip=False).tokenizer
 
 # %% ../nbs/workshop/17_cli.ipynb #8c3d3995
-_Model = Annotated[str, typer.Option('--model', help="A model: the name of a bundled one, a folder that `clipvqd train` wrote, or a Hugging Face id; MODEL/clip_gen is the CLIP-GEN in it.")]
-_Out = Annotated[Path, typer.Option('--out', help="A file (.png, .jpg, .webp) or a folder; the names of several images are numbered.")]
-_Clip = Annotated[Optional[str], typer.Option('--clip', help="A CLIP: a folder (see `clipvqd train-clip`), the name of a bundled model, or an open_clip MODEL/TAG such as ViT-B-32/openai (downloaded once).")]
-_Minutes = Annotated[float, typer.Option('--max-minutes', help="Stop early after about so many minutes, with a usable result; the same command goes on later (a denoiser starts afresh as long as its tokenizer is still learning). 0 = all steps.")]
-_SaveEvery = Annotated[Optional[int], typer.Option('--save-every', help="Steps between checkpoints; an interrupted run loses the steps since the last one. Default: the preset's.")]
-_Seed = Annotated[int, typer.Option('--seed', min=0, max=2**63 - 1, help="Equal seeds give equal results on the same machine.")]
-_Steps = Annotated[Optional[int], typer.Option('--steps', help="Denoising steps, 1 to the model's T; more is slower and not always better. Not for a CLIP-GEN. Default: the model's.")]
-_Guidance = Annotated[Optional[float], typer.Option('--guidance', help="How strongly the prompt is followed; 1 = as trained, 2 to 4 = more strictly, with less variety. Default: the model's.")]
-_Truncation = Annotated[Optional[float], typer.Option('--truncation', '--top-p', help="Keep only the likeliest codes up to this probability, in (0, 1]. Default: the model's.")]
-_Scheduler = Annotated[Optional[str], typer.Option('--scheduler', help="How to get from one step to the next, by name (see 08_sampling); a wrong name lists them. Not for a CLIP-GEN. Default: the model's.")]
-_GuidanceSchedule = Annotated[Optional[str], typer.Option('--guidance-schedule', help="How guidance goes with the steps, by name (see 08_sampling). Not for a CLIP-GEN. Default: the model's.")]
-_ConditionNoise = Annotated[Optional[float], typer.Option('--condition-noise', help="Noise on the embedding, as in training: more variety, less obedience; 0 = none. Not for a CLIP-GEN. Default: the model's.")]
+_Model = Annotated[
+    str,
+    typer.Option(
+        '--model',
+        help=(
+            "A model: the name of a bundled one, a folder that `clipvqd train` wrote, or a Hugging Face id;"
+            " MODEL/clip_gen is the CLIP-GEN in it."
+        ),
+    ),
+]
+_Out = Annotated[
+    Path,
+    typer.Option('--out', help="A file (.png, .jpg, .webp) or a folder; the names of several images are numbered."),
+]
+_Clip = Annotated[
+    Optional[str],
+    typer.Option(
+        '--clip',
+        help=(
+            "A CLIP: a folder (see `clipvqd train-clip`), the name of a bundled model, or an open_clip MODEL/TAG such"
+            " as ViT-B-32/openai (downloaded once)."
+        ),
+    ),
+]
+_Minutes = Annotated[
+    float,
+    typer.Option(
+        '--max-minutes',
+        help=(
+            "Stop early after about so many minutes, with a usable result; the same command goes on later (a denoiser"
+            " starts afresh as long as its tokenizer is still learning). 0 = all steps."
+        ),
+    ),
+]
+_SaveEvery = Annotated[
+    Optional[int],
+    typer.Option(
+        '--save-every',
+        help=(
+            "Steps between checkpoints; an interrupted run loses the steps since the last one. Default: the preset's."
+        ),
+    ),
+]
+_Seed = Annotated[
+    int, typer.Option('--seed', min=0, max=2**63 - 1, help="Equal seeds give equal results on the same machine.")
+]
+_Steps = Annotated[
+    Optional[int],
+    typer.Option(
+        '--steps',
+        help=(
+            "Denoising steps, 1 to the model's T; more is slower and not always better. Not for a CLIP-GEN. Default:"
+            " the model's."
+        ),
+    ),
+]
+_Guidance = Annotated[
+    Optional[float],
+    typer.Option(
+        '--guidance',
+        help=(
+            "How strongly the prompt is followed; 1 = as trained, 2 to 4 = more strictly, with less variety. Default:"
+            " the model's."
+        ),
+    ),
+]
+_Truncation = Annotated[
+    Optional[float],
+    typer.Option(
+        '--truncation',
+        '--top-p',
+        help="Keep only the likeliest codes up to this probability, in (0, 1]. Default: the model's.",
+    ),
+]
+_Scheduler = Annotated[
+    Optional[str],
+    typer.Option(
+        '--scheduler',
+        help=(
+            "How to get from one step to the next, by name (see 08_sampling); a wrong name lists them. Not for a"
+            " CLIP-GEN. Default: the model's."
+        ),
+    ),
+]
+_GuidanceSchedule = Annotated[
+    Optional[str],
+    typer.Option(
+        '--guidance-schedule',
+        help="How guidance goes with the steps, by name (see 08_sampling). Not for a CLIP-GEN. Default: the model's.",
+    ),
+]
+_ConditionNoise = Annotated[
+    Optional[float],
+    typer.Option(
+        '--condition-noise',
+        help=(
+            "Noise on the embedding, as in training: more variety, less obedience; 0 = none. Not for a CLIP-GEN."
+            " Default: the model's."
+        ),
+    ),
+]
 
 
 def _given(**settings):
@@ -135,29 +246,86 @@ def generate(
     A PNG remembers what it was drawn with: clipvqd info faces/image-3.png shows it, clipvqd generate --like faces/image-3.png draws it again."""
     device = _prepare()
     said = lambda name: ctx.get_parameter_source(name).name == 'COMMANDLINE'
-    settings = _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise, temperature=temperature, top_k=top_k)
+    settings = _given(
+        steps=steps,
+        guidance=guidance,
+        truncation=truncation,
+        scheduler=scheduler,
+        guidance_schedule=guidance_schedule,
+        condition_noise=condition_noise,
+        temperature=temperature,
+        top_k=top_k,
+    )
     if like:
         from clip_vqdiffusion.pipeline import picture_info
         record = picture_info(like)
         if not said('model'): model = record.get('model')
-        if model is None: raise ValueError(f"{like} was drawn by a model without a name, of the hash {record['model_hash']}: say where it is with --model")
+        if model is None:
+            raise ValueError(
+                f"{like} was drawn by a model without a name, of the hash {record['model_hash']}: say where it is"
+                " with --model"
+            )
         if not (prompts or said('num') or said('rerank')):
-            return _again(like, record, _load_pipe(model, clip, device), out, settings, seed if said('seed') else None, said('model'), film)
-        if record['verb'] != 'generate': raise ValueError(f"{like} was made by {record['verb']}: prompts, --num and --rerank go with pictures that generate has drawn; leave them out to draw it again")
+            return _again(
+                like,
+                record,
+                _load_pipe(model, clip, device),
+                out,
+                settings,
+                seed if said('seed') else None,
+                said('model'),
+                film,
+            )
+        if record['verb'] != 'generate':
+            raise ValueError(
+                f"{like} was made by {record['verb']}: prompts, --num and --rerank go with pictures that generate has"
+                " drawn; leave them out to draw it again"
+            )
         made_by = record['arguments']
-        settings, seed = {k: v for k, v in {**record['settings'], **settings}.items() if v is not None}, seed if said('seed') or record['seed'] is None else record['seed']
-        prompts, num, rerank = prompts or made_by['prompt'], num if said('num') else made_by['num_images_per_prompt'], rerank if said('rerank') else made_by['rerank']
-    if not prompts: raise ValueError('there is nothing to draw: give a prompt, as in clipvqd generate "a person with a top hat", or a picture with --like')
-    if len(prompts) > 2 and not any(' ' in p for p in prompts): print(f'clipvqd: these are {len(prompts)} prompts of one word each; for one prompt of several words quote it: "{" ".join(prompts)}"', file=sys.stderr)
+        settings, seed = {k: v for k, v in {**record['settings'], **settings}.items() if v is not None}, (
+            seed if said('seed') or record['seed'] is None else record['seed']
+        )
+        prompts, num, rerank = (
+            prompts or made_by['prompt'],
+            num if said('num') else made_by['num_images_per_prompt'],
+            rerank if said('rerank') else made_by['rerank'],
+        )
+    if not prompts:
+        raise ValueError(
+            'there is nothing to draw: give a prompt, as in clipvqd generate "a person with a top hat", or a picture'
+            ' with --like'
+        )
+    if len(prompts) > 2 and not any(' ' in p for p in prompts):
+        print(
+            f'clipvqd: these are {len(prompts)} prompts of one word each; for one prompt of several words quote it:'
+            f' "{" ".join(prompts)}"',
+            file=sys.stderr,
+        )
     if num < 1: raise ValueError(f"--num must be at least 1, got {num}")
-    if rerank and rerank < num: raise ValueError(f"--rerank is the number of candidates per prompt: it must be 0 or at least --num ({num}), got {rerank}")
+    if rerank and rerank < num:
+        raise ValueError(
+            f"--rerank is the number of candidates per prompt: it must be 0 or at least --num ({num}), got {rerank}"
+        )
     names = _images_out(out, num * len(prompts))
     import torch
     pipe = _load_pipe(model, clip, device)
     only = [k for k in ('temperature', 'top_k') if k in settings]
-    if only and not set(only) <= set(pipe.defaults): raise ValueError(f"--{' and --'.join(k.replace('_', '-') for k in only)} {'is' if len(only) == 1 else 'are'} for CLIP-GEN, and {model} is a denoiser: leave {'it' if len(only) == 1 else 'them'} out, or choose a CLIP-GEN with --model")
+    if only and not set(only) <= set(pipe.defaults):
+        raise ValueError(
+            f"--{' and --'.join(k.replace('_', '-') for k in only)} {'is' if len(only) == 1 else 'are'} for CLIP-GEN,"
+            f" and {model} is a denoiser: leave {'it' if len(only) == 1 else 'them'} out, or choose a CLIP-GEN with"
+            " --model"
+        )
     watch = _watch(film)
-    made = pipe(list(prompts), num_images_per_prompt=num, rerank=rerank, **settings, generator=torch.Generator().manual_seed(seed), progress=sys.stderr.isatty(), callback=watch)
+    made = pipe(
+        list(prompts),
+        num_images_per_prompt=num,
+        rerank=rerank,
+        **settings,
+        generator=torch.Generator().manual_seed(seed),
+        progress=sys.stderr.isatty(),
+        callback=watch
+    )
     _save_drawn(made, names)
     if film: _save_films(pipe, watch, made, names)
 
@@ -171,40 +339,72 @@ def _again(like, record, pipe, out, settings, seed, any_model, film):
     made = pipe.redraw(like, any_model=any_model, seed=seed, progress=sys.stderr.isatty(), callback=watch, **settings)
     _save_drawn(made, names)
     if film: _save_films(pipe, watch, made, names)
-    if record['model_hash'] != pipe.model_hash: print(f"clipvqd: drawn with another model than {like}: {record['model_hash']} there, {pipe.model_hash} here", file=sys.stderr)
+    if record['model_hash'] != pipe.model_hash:
+        print(
+            f"clipvqd: drawn with another model than {like}: {record['model_hash']} there, {pipe.model_hash} here",
+            file=sys.stderr,
+        )
     elif not settings and seed is None:
         import torch
+
         same = before.tobytes() == made.images[0].tobytes()
-        print(f"clipvqd: the same picture as {like}, bit for bit" if same else f"clipvqd: not quite the same picture as {like}, which was drawn with torch {record['torch']} on {record['device']} (here: {torch.__version__}, {pipe.device.type}), or has been changed since", file=sys.stderr)
+        print(
+            (
+                f"clipvqd: the same picture as {like}, bit for bit"
+                if same
+                else (
+                    f"clipvqd: not quite the same picture as {like}, which was drawn with torch {record['torch']} on"
+                    f" {record['device']} (here: {torch.__version__}, {pipe.device.type}), or has been changed since"
+                )
+            ),
+            file=sys.stderr,
+        )
 
-
+# %% ../nbs/workshop/17_cli.ipynb #57e59916
 def _watch(film):
     if not film: return None
     from clip_vqdiffusion.editing import Watch
     return Watch()
 
-
+# %% ../nbs/workshop/17_cli.ipynb #2641209e
 def _save_films(pipe, watch, drawn, names):
     from clip_vqdiffusion.editing import Film
     for row, name in zip(drawn.rows, names):
-        film, files = Film(pipe, watch.of(row)), [name.with_name(f'{name.stem}-film.gif'), name.with_name(f'{name.stem}-strip.png')]
+        film, files = Film(pipe, watch.of(row)), [
+            name.with_name(f'{name.stem}-film.gif'),
+            name.with_name(f'{name.stem}-strip.png'),
+        ]
         film.save(files[0]); print(files[0])
         _save([film.strip()], files[1:])
 
 # %% ../nbs/workshop/17_cli.ipynb #922928dd
-_Picture = Annotated[Path, typer.Argument(metavar='IMAGE', help="A picture of any size: its centre square is used, resized to the model's size.")]
+_Picture = Annotated[
+    Path,
+    typer.Argument(
+        metavar='IMAGE', help="A picture of any size: its centre square is used, resized to the model's size."
+    ),
+]
 _Num = Annotated[int, typer.Option('--num', help="How many pictures.")]
-_Strength = Annotated[float, typer.Option('--strength', help="How much of the picture is forgotten first, in (0, 1]: small = close to it, 1 = all.")]
+_Strength = Annotated[
+    float,
+    typer.Option(
+        '--strength', help="How much of the picture is forgotten first, in (0, 1]: small = close to it, 1 = all."
+    ),
+]
 
-
+# %% ../nbs/workshop/17_cli.ipynb #78894b61
 def _open(path, pipe):
     "A picture; what is done to its size is said."
     from clip_vqdiffusion.pipeline import open_picture
     im, s = open_picture(path), pipe.tokenizer.cfg.image_size
-    if im.size != (s, s): print(f"clipvqd: {path} has {im.width}x{im.height} pixels: its centre square is used, resized to {s}x{s}", file=sys.stderr)
+    if im.size != (s, s):
+        print(
+            f"clipvqd: {path} has {im.width}x{im.height} pixels: its centre square is used, resized to {s}x{s}",
+            file=sys.stderr,
+        )
     return im
 
-
+# %% ../nbs/workshop/17_cli.ipynb #3b66234b
 def _edited(verb, out, num, model, clip, seed, settings, *arguments, **options):
     "Run a verb of the pipeline and save what it draws; arguments that are paths are opened."
     if num < 1: raise ValueError(f"--num must be at least 1, got {num}")
@@ -214,7 +414,17 @@ def _edited(verb, out, num, model, clip, seed, settings, *arguments, **options):
     pipe = _load_pipe(model, clip, device)
     arguments = [_open(a, pipe) if isinstance(a, Path) else a for a in arguments]
     count = dict(n=num) if verb == 'interpolate' else dict(num_images=num)
-    _save_drawn(getattr(pipe, verb)(*arguments, **count, generator=torch.Generator().manual_seed(seed), progress=sys.stderr.isatty(), **options, **settings), names)
+    _save_drawn(
+        getattr(pipe, verb)(
+            *arguments,
+            **count,
+            generator=torch.Generator().manual_seed(seed),
+            progress=sys.stderr.isatty(),
+            **options,
+            **settings
+        ),
+        names,
+    )
 
 # %% ../nbs/workshop/17_cli.ipynb #650a7607
 @app.command(short_help='Draw variations of a picture.')
@@ -235,9 +445,27 @@ def vary(
     clip: _Clip = None,
 ):
     "Draw variations of a picture. Example: clipvqd vary face.png --strength 0.5 --num 4 --out faces"
-    _edited('vary', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise), image, prompt=prompt, strength=strength)
+    _edited(
+        'vary',
+        out,
+        num,
+        model,
+        clip,
+        seed,
+        _given(
+            steps=steps,
+            guidance=guidance,
+            truncation=truncation,
+            scheduler=scheduler,
+            guidance_schedule=guidance_schedule,
+            condition_noise=condition_noise,
+        ),
+        image,
+        prompt=prompt,
+        strength=strength,
+    )
 
-
+# %% ../nbs/workshop/17_cli.ipynb #8e142c15
 @app.command(short_help='Repaint a part of a picture.')
 def inpaint(
     image: _Picture,
@@ -258,7 +486,8 @@ def inpaint(
     clip: _Clip = None,
 ):
     """Repaint a part of a picture; every pixel outside of it stays exactly. Example: clipvqd inpaint face.png "a top hat" --part upper --out hat.png"""
-    if sum(x is not None for x in (mask, box, part)) != 1: raise ValueError("say what to repaint with one of --mask FILE, --box X0,Y0,X1,Y1 and --part upper")
+    if sum(x is not None for x in (mask, box, part)) != 1:
+        raise ValueError("say what to repaint with one of --mask FILE, --box X0,Y0,X1,Y1 and --part upper")
     if box is not None:
         try: box = tuple(int(v) for v in box.split(','))
         except ValueError: raise ValueError(f"--box must be four whole numbers X0,Y0,X1,Y1, got {box!r}") from None
@@ -266,14 +495,36 @@ def inpaint(
         from clip_vqdiffusion.pipeline import open_picture
         mask = open_picture(mask)
     where = next(x for x in (mask, box, part) if x is not None)
-    _edited('inpaint', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise), image, where, prompt)
+    _edited(
+        'inpaint',
+        out,
+        num,
+        model,
+        clip,
+        seed,
+        _given(
+            steps=steps,
+            guidance=guidance,
+            truncation=truncation,
+            scheduler=scheduler,
+            guidance_schedule=guidance_schedule,
+            condition_noise=condition_noise,
+        ),
+        image,
+        where,
+        prompt,
+    )
 
 # %% ../nbs/workshop/17_cli.ipynb #6981bb6f
 def _text_or_picture(what):
     "A path where it is a file or is named like one, else the text."
-    return Path(what) if os.path.isfile(what) or (' ' not in what and what.lower().endswith(('.png', '.jpg', '.jpeg', '.webp'))) else what
+    return (
+        Path(what)
+        if os.path.isfile(what) or (' ' not in what and what.lower().endswith(('.png', '.jpg', '.jpeg', '.webp')))
+        else what
+    )
 
-
+# %% ../nbs/workshop/17_cli.ipynb #f93df289
 @app.command(short_help='Draw the way from one text or picture to another.')
 def interpolate(
     a: Annotated[str, typer.Argument(metavar='FROM', help="A text or a picture file.")],
@@ -291,9 +542,26 @@ def interpolate(
     clip: _Clip = None,
 ):
     """Draw the way from one text or picture to another, with the same random numbers all along. Example: clipvqd interpolate "a sad person" "a smiling person with a crown" --num 7 --out way"""
-    _edited('interpolate', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise), _text_or_picture(a), _text_or_picture(b))
+    _edited(
+        'interpolate',
+        out,
+        num,
+        model,
+        clip,
+        seed,
+        _given(
+            steps=steps,
+            guidance=guidance,
+            truncation=truncation,
+            scheduler=scheduler,
+            guidance_schedule=guidance_schedule,
+            condition_noise=condition_noise,
+        ),
+        _text_or_picture(a),
+        _text_or_picture(b),
+    )
 
-
+# %% ../nbs/workshop/17_cli.ipynb #5279f06a
 @app.command(short_help='Change in a picture what two texts differ in.')
 def edit(
     image: _Picture,
@@ -314,7 +582,27 @@ def edit(
     clip: _Clip = None,
 ):
     """Change in a picture what two texts differ in. Example: clipvqd edit face.png "a person" "a person with sunglasses" --out cool.png"""
-    _edited('edit', out, num, model, clip, seed, _given(steps=steps, guidance=guidance, truncation=truncation, scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise), image, source_text, target_text, strength=strength, amount=amount)
+    _edited(
+        'edit',
+        out,
+        num,
+        model,
+        clip,
+        seed,
+        _given(
+            steps=steps,
+            guidance=guidance,
+            truncation=truncation,
+            scheduler=scheduler,
+            guidance_schedule=guidance_schedule,
+            condition_noise=condition_noise,
+        ),
+        image,
+        source_text,
+        target_text,
+        strength=strength,
+        amount=amount,
+    )
 
 # %% ../nbs/workshop/17_cli.ipynb #817c7798
 @app.command()
@@ -339,14 +627,19 @@ def train(
     """From pictures without captions to a text-to-image model.
 
     Interrupted, even by kill -9 or a power cut, the same command goes on from the last checkpoint."""
-    if decoder not in ('denoiser', 'clip-gen'): raise ValueError(f"--decoder must be denoiser or clip-gen, got {decoder!r}")
-    if embedding_loss is not None and decoder != 'clip-gen': raise ValueError("--embedding-loss is for --decoder clip-gen")
+    if decoder not in ('denoiser', 'clip-gen'):
+        raise ValueError(f"--decoder must be denoiser or clip-gen, got {decoder!r}")
+    if embedding_loss is not None and decoder != 'clip-gen':
+        raise ValueError("--embedding-loss is for --decoder clip-gen")
     _prepare(threads)
     from dataclasses import replace
     from clip_vqdiffusion.data import avatars, image_dataset
     from clip_vqdiffusion.pipeline import clip_gen_recipe, recipe, train_pipeline
     r = recipe(preset) if decoder == 'denoiser' else clip_gen_recipe(preset)
-    r.denoiser_training = replace(r.denoiser_training, **{k: v for k, v in dict(alpha=alpha, embedding_weight=embedding_loss).items() if v is not None})
+    r.denoiser_training = replace(
+        r.denoiser_training,
+        **{k: v for k, v in dict(alpha=alpha, embedding_weight=embedding_loss).items() if v is not None}
+    )
     tok = _load_tokenizer(tokenizer) if tokenizer else None
     if tok: r.tokenizer = tok.cfg
     for name, value in (('--tokenizer-steps', tokenizer_steps), ('--denoiser-steps', denoiser_steps)):
@@ -359,7 +652,10 @@ def train(
     data = avatars(size=size) if images == 'avatars' else image_dataset(images, size=size)
     held = image_dataset(held_out, size=size) if held_out else None
     train_pipeline(data, out, _load_clip(clip), r, held, max_minutes, flip and images != 'avatars', tokenizer=tok)
-    print(f"done. Try: clipvqd generate --model {out / 'clip_gen' if decoder == 'clip-gen' and (out / 'denoiser').is_dir() else out} \"...\" --out a.png")
+    print(
+        "done. Try: clipvqd generate --model"
+        f" {out / 'clip_gen' if decoder == 'clip-gen' and (out / 'denoiser').is_dir() else out} \"...\" --out a.png"
+    )
 
 # %% ../nbs/workshop/17_cli.ipynb #c9ab5d71
 @app.command('train-clip', short_help='Train a small CLIP on pictures with texts.')
@@ -385,17 +681,27 @@ def train_clip_command(
     drawn = pairs == 'avatars'
     if not 0 <= crop < 1: raise ValueError(f"--crop must be in [0, 1), got {crop}")
     if steps is not None and steps < 1: raise ValueError(f"--steps must be at least 1, got {steps}")
-    data = avatars(200_000, size=size, captions=True, split='all', contrasts=True) if drawn else image_dataset(pairs, size=size, captions=True)
+    data = (
+        avatars(200_000, size=size, captions=True, split='all', contrasts=True)
+        if drawn
+        else image_dataset(pairs, size=size, captions=True)
+    )
     if drawn:
         from clip_vqdiffusion.bundled import BundledSettings
         cfg, usual = replace(BundledSettings().clip, image_size=size), BundledSettings().clip_loop
     else: cfg, usual = CLIPConfig(image_size=size, crop=crop, flip=flip), CLIP_LOOP
-    loop = replace(usual, seed=seed, max_minutes=max_minutes, steps=steps or CLIP_LOOP.steps, save_every=CLIP_LOOP.save_every if save_every is None else save_every)
+    loop = replace(
+        usual,
+        seed=seed,
+        max_minutes=max_minutes,
+        steps=steps or CLIP_LOOP.steps,
+        save_every=CLIP_LOOP.save_every if save_every is None else save_every,
+    )
     print(f"CLIP: {len(data):,} pictures with texts, {loop.steps:,} steps; watch {out / 'training'}")
     train_clip(data, out, cfg, loop)
     print(f"done. Next: clipvqd train --images FOLDER --clip {out} --out RUN")
 
-
+# %% ../nbs/workshop/17_cli.ipynb #2feb4949
 @app.command('train-bundled', short_help='Train everything that comes with this package from nothing.')
 def train_bundled_command(
     out: Annotated[Path, typer.Option('--out', help="Folder for the models: clip, scorer, tokenizer, denoiser, clip_gen, judge; training state in OUT/training.")],
@@ -414,21 +720,26 @@ def train_bundled_command(
 # %% ../nbs/workshop/17_cli.ipynb #e65d3edf
 def _read_require(path):
     "The JSON of --require."
-    try: require = json.loads(Path(path).read_text())
-    except FileNotFoundError: raise FileNotFoundError(f"there is no file {path}") from None
-    except (OSError, ValueError) as e: raise ValueError(f"{path} is not JSON ({e}); it must hold figures like the file that --json writes") from e
-    if not isinstance(require, dict): raise ValueError(f"{path} must hold an object of figures, like the file that --json writes")
+    try:
+        require = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}") from None
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{path} is not JSON ({e}); it must hold figures like the file that --json writes") from e
+    if not isinstance(require, dict):
+        raise ValueError(f"{path} must hold an object of figures, like the file that --json writes")
     return require
 
-
+# %% ../nbs/workshop/17_cli.ipynb #b4e11948
 def _json_out(path):
     "Is there a place for --json? Its folder is made."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() or not os.access(path.parent, os.W_OK): raise PermissionError(13, 'a folder of that name, or permission denied')
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise PermissionError(13, 'a folder of that name, or permission denied')
     except OSError as e: raise OSError(f"cannot write {path} ({e.strerror}); choose another place with --json") from e
 
-
+# %% ../nbs/workshop/17_cli.ipynb #6a3503b8
 def _read_prompts(path):
     "The lines of --prompts-file."
     try: lines = [l.strip() for l in Path(path).read_text(encoding='utf-8').splitlines() if l.strip()]
@@ -463,17 +774,28 @@ def evaluate_command(
     """How well a model follows text, and how real and varied its pictures are. Example: clipvqd evaluate avatars --json figures.json
 
     With --images and --prompts-file it measures a model of your own pictures by CLIP alone."""
-    if (images is None) != (prompts_file is None): raise ValueError("--images and --prompts-file go together: give both, or neither to measure a model of avatars")
-    if what != 'avatars': raise ValueError(f"the only built-in test is `avatars`, not {what!r}; a model is named by --model, pictures of your own by --images and --prompts-file")
+    if (images is None) != (prompts_file is None):
+        raise ValueError(
+            "--images and --prompts-file go together: give both, or neither to measure a model of avatars"
+        )
+    if what != 'avatars':
+        raise ValueError(
+            f"the only built-in test is `avatars`, not {what!r}; a model is named by --model, pictures of your own by"
+            " --images and --prompts-file"
+        )
     required, texts = _read_require(require) if require else None, _read_prompts(prompts_file) if prompts_file else None
     if json_file: _json_out(json_file)
     device = _prepare()
     from clip_vqdiffusion.evaluation import evaluate, evaluate_pictures, evaluation_table, falls_short, pictures_table
-    from clip_vqdiffusion.loop import write_json
+    from clip_vqdiffusion.files import write_json
     if required: falls_short({}, required)  # complains about what is no requirement
     pipe, kw = _load_pipe(model, clip, device), dict(guidance_scale=guidance, truncation=truncation, seed=seed)
     how = _given(scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise)
-    if not set(how) <= set(pipe.defaults): raise ValueError(f"--scheduler, --guidance-schedule and --condition-noise are for denoisers, and {model} is a CLIP-GEN: leave them out")
+    if not set(how) <= set(pipe.defaults):
+        raise ValueError(
+            f"--scheduler, --guidance-schedule and --condition-noise are for denoisers, and {model} is a CLIP-GEN:"
+            " leave them out"
+        )
     pipe.defaults |= how
     other = _load_clip(scorer) if scorer else None
     if images:
@@ -486,11 +808,23 @@ def evaluate_command(
         from clip_vqdiffusion.pipeline import _bundled, _find
         n, folder = (1000 if full else 300) if prompts is None else prompts, _find(model, {})
         if folder.is_relative_to(_bundled()): folder = _bundled()  # all that the package ships
-        result = evaluate(pipe, n, n if full else None, candidates, steps, faces=faces, scorer=other or 'avatars', folder=folder, **kw)
+        result = evaluate(
+            pipe,
+            n,
+            n if full else None,
+            candidates,
+            steps,
+            faces=faces,
+            scorer=other or 'avatars',
+            folder=folder,
+            **kw
+        )
         print(evaluation_table(result))
     if json_file:
-        try: write_json(json_file, result)
-        except OSError as e: raise OSError(f"cannot write {json_file} ({e.strerror or e}); choose another place with --json") from e
+        try:
+            write_json(json_file, result)
+        except OSError as e:
+            raise OSError(f"cannot write {json_file} ({e.strerror or e}); choose another place with --json") from e
     short = falls_short(result, required) if required else []
     for line in short: print('clipvqd: ' + line, file=sys.stderr)
     if short: raise typer.Exit(1)
@@ -508,10 +842,22 @@ def reconstruct(
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion, open_picture
     opened, names = [open_picture(p) for p in pictures], _images_out(out, len(pictures))
     pipe = CLIPVQDiffusion.from_pretrained(model, clip=False, device=device)
-    told = dict(version=version('clip_vqdiffusion'), verb='reconstruct', prompt=None, seed=None, settings={}, model=model, model_hash=pipe.tokenizer.fingerprint)  # only the tokenizer takes part
-    _save(pipe.reconstruct(opened), names, [told | dict(index=i, arguments=dict(image=dict(file=str(p)))) for i, p in enumerate(pictures)])
+    told = dict(
+        version=version('clip_vqdiffusion'),
+        verb='reconstruct',
+        prompt=None,
+        seed=None,
+        settings={},
+        model=model,
+        model_hash=pipe.tokenizer.fingerprint,
+    )  # only the tokenizer takes part
+    _save(
+        pipe.reconstruct(opened),
+        names,
+        [told | dict(index=i, arguments=dict(image=dict(file=str(p)))) for i, p in enumerate(pictures)],
+    )
 
-
+# %% ../nbs/workshop/17_cli.ipynb #bd6fd00a
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help="A model: the name of a bundled one, a folder, or a Hugging Face id. Or a PNG that was drawn: what it was drawn with.")] = 'avatars',
@@ -519,7 +865,11 @@ def info(
     "Say what a model consists of, and how far its training is; or what a PNG was drawn with."
     if model.lower().endswith('.png') and not os.path.isdir(model): return _picture(model)
     from importlib.metadata import version
-    print('versions:', ', '.join(f'{p} {version(p)}' for p in ('clip_vqdiffusion', 'torch', 'open_clip_torch')) + f', python {sys.version.split()[0]}')
+    print(
+        'versions:',
+        ', '.join(f'{p} {version(p)}' for p in ('clip_vqdiffusion', 'torch', 'open_clip_torch'))
+        + f', python {sys.version.split()[0]}',
+    )
     from clip_vqdiffusion.pipeline import bundled_models
     print('bundled models:', ', '.join(bundled_models()) or 'none')
     for log in sorted(Path(model).glob('training/**/log.jsonl'), key=lambda p: p.stat().st_mtime):
@@ -527,8 +877,12 @@ def info(
         if not whole or '-before-' in log.parent.name: continue
         last, states = json.loads(whole[-1]), sorted(log.parent.glob('checkpoints/step_*/state.json'))
         steps = json.loads(states[-1].read_text())['settings'].get('steps') if states else None
-        print(f"training {log.parent.name}: step {last['step']:,}{f' of {steps:,}' if steps else ''}, {last['seconds'] / 60:.0f} min, loss {last['loss']:.4g}")
-    if (Path(model) / 'training').is_dir() and not (Path(model) / 'pipeline.json').is_file(): return print('not a model yet: its training goes on with the same command')
+        print(
+            f"training {log.parent.name}: step {last['step']:,}{f' of {steps:,}' if steps else ''},"
+            f" {last['seconds'] / 60:.0f} min, loss {last['loss']:.4g}"
+        )
+    if (Path(model) / 'training').is_dir() and not (Path(model) / 'pipeline.json').is_file():
+        return print('not a model yet: its training goes on with the same command')
     _prepare()
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
     try: pipe = CLIPVQDiffusion.from_pretrained(model)
@@ -537,25 +891,49 @@ def info(
         print(f'CLIP: cannot be loaded ({e})')
     t, d = pipe.tokenizer.cfg, pipe.denoiser.cfg
     count = lambda m: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f} M parameters"
-    if pipe.clip: print(f"CLIP: {pipe.clip.name if pipe.clip.public else 'own'}, width {pipe.clip.dim}, {pipe.clip.image_size} pixels, {count(pipe.clip.model)}")
-    print(f"tokenizer: {t.image_size} pixels, {pipe.tokenizer.grid[0]}x{pipe.tokenizer.grid[1]} tokens of {t.codes} codes, {t.quantizer}, {count(pipe.tokenizer)}, fingerprint {pipe.tokenizer.fingerprint}")
-    print(f"{pipe.called}: {d.depth} blocks of width {d.width}, {f'T = {d.T}, ' if pipe.part == 'denoiser' else ''}{count(pipe.denoiser)}")
+    if pipe.clip:
+        print(
+            f"CLIP: {pipe.clip.name if pipe.clip.public else 'own'}, width {pipe.clip.dim}, {pipe.clip.image_size}"
+            f" pixels, {count(pipe.clip.model)}"
+        )
+    print(
+        f"tokenizer: {t.image_size} pixels, {pipe.tokenizer.grid[0]}x{pipe.tokenizer.grid[1]} tokens of {t.codes}"
+        f" codes, {t.quantizer}, {count(pipe.tokenizer)}, fingerprint {pipe.tokenizer.fingerprint}"
+    )
+    print(
+        f"{pipe.called}: {d.depth} blocks of width {d.width},"
+        f" {f'T = {d.T}, ' if pipe.part == 'denoiser' else ''}{count(pipe.denoiser)}"
+    )
     print('sampling defaults:', ', '.join(f'{k} {v}' for k, v in pipe.defaults.items()))
 
-
+# %% ../nbs/workshop/17_cli.ipynb #cbd6e505
 def _picture(path):
     "What a PNG says of itself."
     _prepare()
     from clip_vqdiffusion.pipeline import picture_info
     r = picture_info(path)
-    show = lambda v: v if isinstance(v, str) else (v.get('file') or 'a picture from memory') if isinstance(v, dict) else json.dumps(v, ensure_ascii=False)
+    show = lambda v: (
+        v
+        if isinstance(v, str)
+        else (v.get('file') or 'a picture from memory') if isinstance(v, dict) else json.dumps(v, ensure_ascii=False)
+    )
     print(f"made by: {r['verb']}, picture {r.get('index', 0) + 1} of its call")
     if r.get('prompt'): print('prompt:', r['prompt'])
-    print('seed:', 'unknown, so it cannot be repeated' if r.get('seed') is None and r['verb'] != 'reconstruct' else r.get('seed'))
+    print(
+        'seed:',
+        (
+            'unknown, so it cannot be repeated'
+            if r.get('seed') is None and r['verb'] != 'reconstruct'
+            else r.get('seed')
+        ),
+    )
     for what in ('arguments', 'settings'):
         if r.get(what): print(f'{what}:', ', '.join(f'{k} {show(v)}' for k, v in r[what].items()))
     print(f"model: {r.get('model') or 'without a name'}, hash {r['model_hash']}")
-    print(f"on: clip_vqdiffusion {r.get('version')}, torch {r.get('torch')}, {r.get('device')}, {r.get('threads')} threads")
+    print(
+        f"on: clip_vqdiffusion {r.get('version')}, torch {r.get('torch')}, {r.get('device')}, {r.get('threads')}"
+        " threads"
+    )
     if r.get('seed') is not None: print(f'again: clipvqd generate --like {path} --out again.png')
 
 # %% ../nbs/workshop/17_cli.ipynb #083bd5b8
@@ -573,7 +951,10 @@ def import_released_command(
     from clip_vqdiffusion.released import import_released
     import_released(denoiser, tokenizer, out, clip, heads, preset)
     gpt = (out / 'clip_gen').is_dir()
-    print(f"done. Try: clipvqd generate --model {out} \"a photograph of ...\" {'--num 8 --rerank 64 --out drawn' if gpt else '--out a.png'}")
+    print(
+        f"done. Try: clipvqd generate --model {out} \"a photograph of ...\""
+        f" {'--num 8 --rerank 64 --out drawn' if gpt else '--out a.png'}"
+    )
 
 # %% ../nbs/workshop/17_cli.ipynb #a126e42a
 @app.command('bench', short_help='Measure how fast something is on this machine.')
@@ -588,11 +969,17 @@ def bench_command(
     threads: Annotated[int, typer.Option('--threads', help="CPU threads; 0 = as many as there are cores.")] = 0,
 ):
     "Measure how fast something is on this machine. clip-gen with gpt2_medium takes minutes without its cache, which is the point."
-    if what not in ('sampler', 'model', 'clip-gen'): raise ValueError(f"there is no benchmark {what!r}: choose sampler, model or clip-gen")
-    if require is not None and what == 'model': raise ValueError("--require compares with something else, and a model is measured alone: leave it out")
+    if what not in ('sampler', 'model', 'clip-gen'):
+        raise ValueError(f"there is no benchmark {what!r}: choose sampler, model or clip-gen")
+    if require is not None and what == 'model':
+        raise ValueError("--require compares with something else, and a model is measured alone: leave it out")
     device = _prepare(threads)
     from clip_vqdiffusion.bench import bench
-    kw = dict(sampler=lambda: dict(num_inference_steps=steps, scheduler=scheduler), model=lambda: dict(pipe=_load_pipe(model, device=device)), **{'clip-gen': lambda: dict(preset=preset)})[what]()
+    kw = dict(
+        sampler=lambda: dict(num_inference_steps=steps, scheduler=scheduler),
+        model=lambda: dict(pipe=_load_pipe(model, device=device)),
+        **{'clip-gen': lambda: dict(preset=preset)}
+    )[what]()
     try: r = bench(what, lambda line: print(line, flush=True), **kw, **({} if batch is None else dict(batch=batch)))
     except ImportError as e: raise ValueError(str(e)) from e
     if require is not None and r['factor'] < require:

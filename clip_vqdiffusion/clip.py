@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save as _to_safetensors
 from torch import nn
 
-from .loop import Loop, LoopConfig, _read_object
+from .files import _read_object
+from .loop import Loop, LoopConfig
 from .show import _write_bytes, to_tensor
 
 # %% ../nbs/02_clip.ipynb #b42aa06a

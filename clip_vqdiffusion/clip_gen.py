@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .clip import preprocess
-from .loop import Loop, LoopConfig, load_model, save_model
+from .files import load_model, save_model
+from .loop import Loop, LoopConfig
 from .pseudo_text import pseudo_text
 from .sampling import _number, guide, truncate
 from .show import image_grid

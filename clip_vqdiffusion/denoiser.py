@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .diffusion import MaskAndReplace
-from .loop import load_model, save_model
+from .files import load_model, save_model
 
 # %% ../nbs/07_denoiser.ipynb #7d3d1632
 @dataclass(frozen=True)

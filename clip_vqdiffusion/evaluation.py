@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from .clip import _digest, embed_images, embed_texts, load_clip
 from .data import AVATAR_ATTRIBUTES, HELD_OUT_PAIRS, avatar_caption, avatars, draw_avatar, is_held_out, sample_attributes
-from .loop import Loop, LoopConfig, load_model, save_model
+from .files import load_model, save_model
+from .loop import Loop, LoopConfig
 from .pipeline import CLIPVQDiffusion, _bundled
 from .show import _machine, to_tensor
 from .tokenizer import psnr

@@ -27,7 +27,7 @@ from .show import to_pil
 # %% ../nbs/workshop/15_explorer.ipynb #f4f60afd
 class Stopped(Exception): "Ends a drawing from inside of its callback."
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #1ed9da49
 class Preview:
     "A callback for `sample` that shows the tokens so far now and then. Raises `Stopped` at the first step after `stop` was set."
     def __init__(self,
@@ -68,7 +68,7 @@ _CSS = """<style>
 _HERE = '1 / 1' # the one area of a grid that picture and buttons share
 _EMPTY = Image.new('RGB', (8, 8), (128, 128, 128)) # where no picture is yet
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #d05a357d
 def _png(image):
     "A PIL picture as the bytes of a PNG file."
     out = BytesIO()
@@ -77,7 +77,11 @@ def _png(image):
 
 
 def _picture(side):
-    return W.Image(value=_png(_EMPTY), format='png', layout=W.Layout(width=f'{side}px', height=f'{side}px', grid_area=_HERE, object_fit='contain'))
+    return W.Image(
+        value=_png(_EMPTY),
+        format='png',
+        layout=W.Layout(width=f'{side}px', height=f'{side}px', grid_area=_HERE, object_fit='contain'),
+    )
 
 # %% ../nbs/workshop/15_explorer.ipynb #598c2f80
 def _pick(i, side):
@@ -85,11 +89,27 @@ def _pick(i, side):
     picture, whole = _picture(side), W.Layout(width='100%', height='100%', grid_area=_HERE)
     pick = W.Button(layout=whole)
     pick.add_class('cvq-pick')
-    small = lambda text, icon, tip: W.Button(description=text, icon=icon, tooltip=tip, layout=W.Layout(flex='1', width='auto', margin='2px 0'))
-    paint, save = small('Repaint', 'paint-brush', f'Repaint parts of picture {i + 1}'), small('Save', 'save', f'Save picture {i + 1} with its settings')
+    small = lambda text, icon, tip: W.Button(
+        description=text, icon=icon, tooltip=tip, layout=W.Layout(flex='1', width='auto', margin='2px 0')
+    )
+    paint, save = small('Repaint', 'paint-brush', f'Repaint parts of picture {i + 1}'), small(
+        'Save', 'save', f'Save picture {i + 1} with its settings'
+    )
     for button in (paint, save): button.add_class('cvq-small')
-    over = W.GridBox([picture, pick], layout=W.Layout(grid_template_columns=f'{side}px', grid_template_rows=f'{side}px', overflow='visible'))
-    return W.VBox([over, W.HBox([paint, save])], layout=W.Layout(width=f'{side}px', margin='4px', overflow='visible', display='none')), picture, pick, paint, save
+    over = W.GridBox(
+        [picture, pick],
+        layout=W.Layout(grid_template_columns=f'{side}px', grid_template_rows=f'{side}px', overflow='visible'),
+    )
+    return (
+        W.VBox(
+            [over, W.HBox([paint, save])],
+            layout=W.Layout(width=f'{side}px', margin='4px', overflow='visible', display='none'),
+        ),
+        picture,
+        pick,
+        paint,
+        save,
+    )
 
 # %% ../nbs/workshop/15_explorer.ipynb #abb93442
 @dataclass
@@ -97,9 +117,11 @@ class Shown:
     "A set of pictures in the explorer."
     drawn: PipelineOutput # the pictures, and what made them
     note: str # the same in words
-    sources: dict = field(default_factory=dict) # what went in, by the name of the argument: a picture of another set (Shown, index) or a PIL image
+    sources: dict = field(
+        default_factory=dict
+    )  # what went in, by the name of the argument: a picture of another set (Shown, index) or a PIL image
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #581360e4
 class Explorer:
     """A panel to play with a model in JupyterLab. What goes wrong is shown in it, also a model that cannot be loaded; nothing is raised.
 
@@ -110,7 +132,14 @@ class Explorer:
         side: int = 168, # screen pixels of a picture
     ):
         self.pipe, self.sets, self.at, self.canvas, self.busy, self.error = None, [], -1, None, False, None
-        self._lock, self._preview, self._work, self._soon, self._used, self._way = threading.Lock(), None, None, None, None, None
+        self._lock, self._preview, self._work, self._soon, self._used, self._way = (
+            threading.Lock(),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
         self._make_top()
         self._make_settings()
         self._make_gallery(side)
@@ -126,16 +155,25 @@ class Explorer:
 @patch
 def _make_top(self: Explorer):
     wide, row = W.Layout(flex='1 1 auto', width='auto'), W.Layout(width='100%')
-    self.prompt = W.Text(placeholder='what the pictures shall show; Enter draws them', continuous_update=False, layout=wide)
-    self.generate = W.Button(description='Generate', icon='play', button_style='primary', tooltip='Draw pictures of the prompt (Enter in the prompt)')
+    self.prompt = W.Text(
+        placeholder='what the pictures shall show; Enter draws them', continuous_update=False, layout=wide
+    )
+    self.generate = W.Button(
+        description='Generate',
+        icon='play',
+        button_style='primary',
+        tooltip='Draw pictures of the prompt (Enter in the prompt)',
+    )
     self.stop = W.Button(description='Stop', icon='stop', tooltip='End the drawing under way')
-    self.message, self.progress = W.HTML(layout=W.Layout(flex='1 1 auto')), W.IntProgress(layout=W.Layout(width='200px', visibility='hidden'))
+    self.message, self.progress = W.HTML(layout=W.Layout(flex='1 1 auto')), W.IntProgress(
+        layout=W.Layout(width='200px', visibility='hidden')
+    )
     self._on(self.generate, self._generate)
     self._on(self.stop, self._stop)
     self.prompt.on_msg(self._enter(self.generate))
     self._rows = [W.HBox([self.prompt, self.generate, self.stop], layout=row)]
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #eb424d1c
 @patch
 def _enter(self: Explorer, button):
     "A handler of a text field's messages that presses a button on Enter."
@@ -145,49 +183,100 @@ def _enter(self: Explorer, button):
         self._soon.start()
     return heard
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #8d25a015
 @patch
 def say(self: Explorer,
     words: str, # what to show
     error: bool = False, # in red, and read out at once by a screen reader
 ) -> None:
     "Show a line under the settings."
-    self.message.value = f'<div class="cvq-say{" cvq-error" if error else ""}" role="{"alert" if error else "status"}">{html.escape(words)}</div>'
+    self.message.value = (
+        f'<div class="cvq-say{" cvq-error" if error else ""}"'
+        f' role="{"alert" if error else "status"}">{html.escape(words)}</div>'
+    )
 
 # %% ../nbs/workshop/15_explorer.ipynb #2fca944c
 @patch
 def _make_settings(self: Explorer):
-    half = lambda: dict(layout=W.Layout(width='290px'), style=dict(description_width='92px')) # a layout is an object, too: each control gets its own, so that it can be hidden
-    self.model = W.Combobox(options=bundled_models(), description='model', continuous_update=False, tooltip='A bundled model, a folder, or a Hugging Face id', **half())
+    half = lambda: dict(
+        layout=W.Layout(width='290px'), style=dict(description_width='92px')
+    )  # a layout is an object, too: each control gets its own, so that it can be hidden
+    self.model = W.Combobox(
+        options=bundled_models(),
+        description='model',
+        continuous_update=False,
+        tooltip='A bundled model, a folder, or a Hugging Face id',
+        **half()
+    )
     self.steps = W.IntSlider(1, 1, 1, description='steps', **half())
     self.scheduler = W.Dropdown(options=list(SCHEDULERS), description='scheduler', **half())
     self.guidance = W.FloatSlider(1, min=0, max=8, step=0.05, description='guidance', **half())
-    self.guidance_schedule = W.Dropdown(options=list(GUIDANCE), description='guidance is', tooltip='How guidance goes with the steps', **half())
+    self.guidance_schedule = W.Dropdown(
+        options=list(GUIDANCE), description='guidance is', tooltip='How guidance goes with the steps', **half()
+    )
     self.truncation = W.FloatSlider(1, min=0.05, max=1, step=0.01, description='truncation', **half())
-    self.noise = W.FloatSlider(0, min=0, max=2, step=0.05, description='noise', tooltip='On the condition: the more, the more variety', **half())
+    self.noise = W.FloatSlider(
+        0,
+        min=0,
+        max=2,
+        step=0.05,
+        description='noise',
+        tooltip='On the condition: the more, the more variety',
+        **half()
+    )
     self.temperature = W.FloatSlider(1, min=0.05, max=2, step=0.05, description='temperature', **half())
-    self.top_k = W.IntSlider(0, 0, 1, description='top k', tooltip='Of so many of the likeliest codes; 0 = all', **half())
+    self.top_k = W.IntSlider(
+        0, 0, 1, description='top k', tooltip='Of so many of the likeliest codes; 0 = all', **half()
+    )
     self.count = W.IntSlider(4, 1, self.most, description='pictures', **half())
-    self.seed = W.Text('0', description='seed', continuous_update=False, layout=W.Layout(width='200px'), style=dict(description_width='92px'))
-    self.fresh = W.Checkbox(True, description='next', indent=False, tooltip='Take the next seed for each drawing', layout=W.Layout(width='80px'))
-    self.knobs = dict(num_inference_steps=self.steps, scheduler=self.scheduler, guidance_scale=self.guidance, guidance_schedule=self.guidance_schedule, truncation=self.truncation, condition_noise=self.noise, temperature=self.temperature, top_k=self.top_k)
-    self._rows += [W.Box([self.model, *self.knobs.values(), self.count, W.HBox([self.seed, self.fresh])], layout=W.Layout(flex_flow='row wrap', width='100%')),
-                   W.HBox([self.message, self.progress], layout=W.Layout(width='100%', min_height='32px'))]
+    self.seed = W.Text(
+        '0',
+        description='seed',
+        continuous_update=False,
+        layout=W.Layout(width='200px'),
+        style=dict(description_width='92px'),
+    )
+    self.fresh = W.Checkbox(
+        True,
+        description='next',
+        indent=False,
+        tooltip='Take the next seed for each drawing',
+        layout=W.Layout(width='80px'),
+    )
+    self.knobs = dict(
+        num_inference_steps=self.steps,
+        scheduler=self.scheduler,
+        guidance_scale=self.guidance,
+        guidance_schedule=self.guidance_schedule,
+        truncation=self.truncation,
+        condition_noise=self.noise,
+        temperature=self.temperature,
+        top_k=self.top_k,
+    )
+    self._rows += [
+        W.Box(
+            [self.model, *self.knobs.values(), self.count, W.HBox([self.seed, self.fresh])],
+            layout=W.Layout(flex_flow='row wrap', width='100%'),
+        ),
+        W.HBox([self.message, self.progress], layout=W.Layout(width='100%', min_height='32px')),
+    ]
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #7a94453d
 @patch
 def settings(self: Explorer) -> dict: # as a pipeline takes them
     "The settings that the model has, as they are set."
     values = {k: w.value for k, w in self.knobs.items() if k in self.pipe.defaults}
-    if values.get('top_k') == 0: values['top_k'] = None if self.pipe.defaults['top_k'] is None else self.pipe.denoiser.K # all
+    if values.get('top_k') == 0:
+        values['top_k'] = None if self.pipe.defaults['top_k'] is None else self.pipe.denoiser.K  # all
     return values
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #0d54c371
 @patch
 def _next_seed(self: Explorer):
     "The seed for the next drawing. Raises ValueError when what was typed is none."
     text = self.seed.value.strip()
-    if not re.fullmatch(r'\d{1,19}', text) or int(text) >= 2**63: raise ValueError(f"the seed must be a whole number from 0 to {2**63 - 1}, got {text!r}")
+    if not re.fullmatch(r'\d{1,19}', text) or int(text) >= 2**63:
+        raise ValueError(f"the seed must be a whole number from 0 to {2**63 - 1}, got {text!r}")
     seed = int(text)
     if self.fresh.value and seed == self._used: seed = (seed + 1) % 2**63
     self.seed.value = str(seed)
@@ -198,33 +287,39 @@ def _next_seed(self: Explorer):
 def _make_gallery(self: Explorer, side):
     self.places, self.pictures, self.picks, self.paints, self.saves = zip(*(_pick(i, side) for i in range(self.most)))
     for i in range(self.most):
-        for button, act in ((self.picks[i], self._vary), (self.paints[i], self._paint), (self.saves[i], self._save)): self._on(button, act, i)
+        for button, act in ((self.picks[i], self._vary), (self.paints[i], self._paint), (self.saves[i], self._save)):
+            self._on(button, act, i)
     arrow = lambda icon, tip: W.Button(icon=icon, tooltip=tip, layout=W.Layout(width='40px'))
-    self.back, self.forward = arrow('arrow-left', 'The set of pictures before this one'), arrow('arrow-right', 'The set of pictures after this one')
+    self.back, self.forward = arrow('arrow-left', 'The set of pictures before this one'), arrow(
+        'arrow-right', 'The set of pictures after this one'
+    )
     self.note = W.HTML(layout=W.Layout(flex='1 1 auto'))
     self._on(self.back, self._turn, -1)
     self._on(self.forward, self._turn, 1)
     self._rows += [W.Box(self.places, layout=W.Layout(flex_flow='row wrap', width='100%', overflow='visible')),
                    W.HBox([self.back, self.forward, self.note], layout=W.Layout(width='100%', align_items='center'))]
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #03791eaa
 @patch
 def _turn(self: Explorer, by):
     self._idle()
-    if not 0 <= self.at + by < len(self.sets): raise ValueError("there is no set of pictures " + ("before this one" if by < 0 else "after this one"))
+    if not 0 <= self.at + by < len(self.sets):
+        raise ValueError("there is no set of pictures " + ("before this one" if by < 0 else "after this one"))
     self.at += by
     self._show()
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #fb757c7c
 @patch
 def _show(self: Explorer):
     "Show the set of pictures that is chosen."
     s = self.sets[self.at] if self.sets else None
     self._put(s.drawn.images if s else [])
     self._places(len(s.drawn.images) if s else 0)
-    self.note.value = f'<div class="cvq-note">{self.at + 1} of {len(self.sets)}: {html.escape(s.note)}</div>' if s else ''
+    self.note.value = (
+        f'<div class="cvq-note">{self.at + 1} of {len(self.sets)}: {html.escape(s.note)}</div>' if s else ''
+    )
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #9218af91
 @patch
 def _put(self: Explorer, images, first=0):
     "Put pictures into the places of the gallery, from one on."
@@ -245,32 +340,101 @@ def _make_tabs(self: Explorer, side):
     self.follow = W.Checkbox(False, description='follow the prompt above', indent=False)
     self.file = W.Text('drawn.png', description='save as', continuous_update=False, **narrow())
     self.reasons = W.HTML(), W.HTML() # why a model cannot vary, repaint
-    vary = W.VBox([self.reasons[0], note('Click on a picture above for variations of it: strength is how much of it is forgotten first.'), W.HBox([self.strength, self.follow])])
-    save = W.VBox([note('<i>Save</i> under a picture writes it here, with all its settings inside; an existing file is never overwritten.'), self.file])
-    self.tabs = W.Tab([vary, self._make_canvas(side, note, narrow), self._make_way(side, note, narrow), save], titles=['Vary', 'Repaint', 'Between', 'Save'])
+    vary = W.VBox([
+        self.reasons[0],
+        note('Click on a picture above for variations of it: strength is how much of it is forgotten first.'),
+        W.HBox([self.strength, self.follow]),
+    ])
+    save = W.VBox([
+        note(
+            '<i>Save</i> under a picture writes it here, with all its settings inside; an existing file is never'
+            ' overwritten.'
+        ),
+        self.file,
+    ])
+    self.tabs = W.Tab(
+        [vary, self._make_canvas(side, note, narrow), self._make_way(side, note, narrow), save],
+        titles=['Vary', 'Repaint', 'Between', 'Save'],
+    )
     self._rows.append(self.tabs)
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #ff8a07c5
 @patch
 def _make_canvas(self: Explorer, side, note, narrow):
-    self.original, self.mask, self.cells = _picture(2 * side), W.GridBox(layout=W.Layout(grid_area=_HERE, grid_gap='0', overflow='visible')), []
-    self.repaint = W.Button(description='Repaint', icon='paint-brush', button_style='primary', tooltip='Draw the marked cells anew, as the prompt says', layout=W.Layout(width='148px'))
-    self.clear, self.invert, self.fill = (W.Button(description=d, tooltip=t, layout=W.Layout(width=w)) for d, t, w in (('Clear', 'Unmark all cells', '72px'), ('Invert', 'Mark what is not, unmark what is', '72px'), ('Mark the rectangle', 'Mark these rows and columns', '148px')))
-    self.across, self.down = (W.IntRangeSlider(value=(1, 1), min=1, max=1, description=d, **narrow()) for d in ('columns', 'rows'))
+    self.original, self.mask, self.cells = (
+        _picture(2 * side),
+        W.GridBox(layout=W.Layout(grid_area=_HERE, grid_gap='0', overflow='visible')),
+        [],
+    )
+    self.repaint = W.Button(
+        description='Repaint',
+        icon='paint-brush',
+        button_style='primary',
+        tooltip='Draw the marked cells anew, as the prompt says',
+        layout=W.Layout(width='148px'),
+    )
+    self.clear, self.invert, self.fill = (
+        W.Button(description=d, tooltip=t, layout=W.Layout(width=w))
+        for d, t, w in (
+            ('Clear', 'Unmark all cells', '72px'),
+            ('Invert', 'Mark what is not, unmark what is', '72px'),
+            ('Mark the rectangle', 'Mark these rows and columns', '148px'),
+        )
+    )
+    self.across, self.down = (
+        W.IntRangeSlider(value=(1, 1), min=1, max=1, description=d, **narrow()) for d in ('columns', 'rows')
+    )
     self._on(self.repaint, self._repaint)
     self._on(self.clear, self._mark, lambda i, j, on: False)
     self._on(self.invert, self._mark, lambda i, j, on: not on)
-    self._on(self.fill, self._mark, lambda i, j, on: on or (self.down.value[0] <= i + 1 <= self.down.value[1] and self.across.value[0] <= j + 1 <= self.across.value[1]))
-    over = W.GridBox([self.original, self.mask], layout=W.Layout(grid_template_columns=f'{2 * side}px', grid_template_rows=f'{2 * side}px', overflow='visible', margin='0 12px 0 0'))
-    tools = W.VBox([note('Choose a picture with its <i>Repaint</i> button, click on the cells that shall change (or Tab and Space), say in the prompt what shall be there, and press:'), self.repaint,
-                    W.HBox([self.clear, self.invert]), self.down, self.across, self.fill], layout=W.Layout(flex='1'))
+    self._on(
+        self.fill,
+        self._mark,
+        lambda i, j, on: on
+        or (
+            self.down.value[0] <= i + 1 <= self.down.value[1]
+            and self.across.value[0] <= j + 1 <= self.across.value[1]
+        ),
+    )
+    over = W.GridBox(
+        [self.original, self.mask],
+        layout=W.Layout(
+            grid_template_columns=f'{2 * side}px',
+            grid_template_rows=f'{2 * side}px',
+            overflow='visible',
+            margin='0 12px 0 0',
+        ),
+    )
+    tools = W.VBox(
+        [
+            note(
+                'Choose a picture with its <i>Repaint</i> button, click on the cells that shall change (or Tab and'
+                ' Space), say in the prompt what shall be there, and press:'
+            ),
+            self.repaint,
+            W.HBox([self.clear, self.invert]),
+            self.down,
+            self.across,
+            self.fill,
+        ],
+        layout=W.Layout(flex='1'),
+    )
     return W.VBox([self.reasons[1], W.HBox([over, tools])])
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #4c148c50
 @patch
 def _make_way(self: Explorer, side, note, narrow):
-    self.other = W.Text(placeholder='a second prompt; Enter draws the way to it', continuous_update=False, layout=W.Layout(flex='1 1 auto', width='auto'))
-    self.between = W.Button(description='Draw the way', icon='arrows-h', button_style='primary', tooltip='Draw pictures on the way from the prompt to the second prompt')
+    self.other = W.Text(
+        placeholder='a second prompt; Enter draws the way to it',
+        continuous_update=False,
+        layout=W.Layout(flex='1 1 auto', width='auto'),
+    )
+    self.between = W.Button(
+        description='Draw the way',
+        icon='arrows-h',
+        button_style='primary',
+        tooltip='Draw pictures on the way from the prompt to the second prompt',
+    )
     self.stops = W.IntSlider(5, 2, self.most, description='pictures', **narrow())
     self.slide = W.IntSlider(0, 0, 1, description='way', readout=False, disabled=True, **narrow())
     self.here, self.where = _picture(side), W.HTML()
@@ -278,7 +442,13 @@ def _make_way(self: Explorer, side, note, narrow):
     self._on(self.between, self._between)
     self.other.on_msg(self._enter(self.between))
     self.slide.observe(lambda _: self._go(), 'value')
-    return W.VBox([note('From the prompt above to this one, all with the same random numbers:'), W.HBox([self.other, self.between]), self.stops, W.HBox([self.slide, self.where]), self.here])
+    return W.VBox([
+        note('From the prompt above to this one, all with the same random numbers:'),
+        W.HBox([self.other, self.between]),
+        self.stops,
+        W.HBox([self.slide, self.where]),
+        self.here,
+    ])
 
 # %% ../nbs/workshop/15_explorer.ipynb #7205e270
 @patch
@@ -289,9 +459,16 @@ def _in_place(self: Explorer):
     except Stopped: self.say("Stopped.")
     except Exception as e: # in a thread nobody else would hear of it
         self.error = e
-        self.say(str(e) if isinstance(e, (ValueError, TypeError, OSError, FloatingPointError)) else f'{type(e).__name__}: {e}', error=True)
+        self.say(
+            (
+                str(e)
+                if isinstance(e, (ValueError, TypeError, OSError, FloatingPointError))
+                else f'{type(e).__name__}: {e}'
+            ),
+            error=True,
+        )
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #0d29e31c
 @patch
 def _on(self: Explorer, button, act, *args):
     "What a button does."
@@ -305,7 +482,7 @@ def _idle(self: Explorer):
     "Raises ValueError while something is under way."
     if self.busy: raise ValueError("a drawing is under way: wait for it, or press Stop")
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #f194d2b6
 @patch
 def _background(self: Explorer, work):
     "Do some work in a thread of its own. Raises ValueError while another is under way."
@@ -320,7 +497,7 @@ def _background(self: Explorer, work):
     self._work = threading.Thread(target=run, daemon=True)
     self._work.start()
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #99bfba79
 @patch
 def wait(self: Explorer,
     timeout: float | None = None, # seconds; None: as long as it takes
@@ -332,7 +509,7 @@ def wait(self: Explorer,
         if t is not None and t.is_alive(): raise TimeoutError(f"the drawing was not finished after {timeout} s")
     return self
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #ccb1ce9e
 @patch
 def _stop(self: Explorer):
     if not self.busy or self._preview is None: return self.say("Nothing is being drawn.")
@@ -343,7 +520,11 @@ def _stop(self: Explorer):
 def _use(self: Explorer, model):
     "Take another model. Raises what loading it raises; then the old one stays."
     if isinstance(model, str):
-        if not model.strip(): raise ValueError(f"name a model: a folder, a Hugging Face id, or one that comes with the package ({', '.join(bundled_models())})")
+        if not model.strip():
+            raise ValueError(
+                "name a model: a folder, a Hugging Face id, or one that comes with the package"
+                f" ({', '.join(bundled_models())})"
+            )
         self.say(f"Loading {model} ...")
         model = CLIPVQDiffusion.from_pretrained(model.strip(), device='cuda' if torch.cuda.is_available() else 'cpu')
     for part in ('clip', 'tokenizer'): model._need(part, 'to explore it')
@@ -352,47 +533,56 @@ def _use(self: Explorer, model):
     if not self.model.value: self.model.value = model.name or ''
     self.say(f"{model.name or 'The model'} is ready: type a prompt and press Enter.")
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #8b5dca12
 @patch
 def _chosen(self: Explorer, change):
     with self._in_place(): self._background(lambda: self._use(change.new))
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #deb96d0a
 @patch
 def _fit(self: Explorer):
     "Controls as the model has them."
     p, d = self.pipe, self.pipe.defaults
     for name, w in self.knobs.items(): w.layout.display = None if name in d else 'none'
     self.steps.max = p.denoiser.cfg.T if p.part == 'denoiser' else p.denoiser.N
-    self.steps.disabled, self.steps.tooltip = p.part != 'denoiser', '' if p.part == 'denoiser' else f'a {p.called} always writes its {p.denoiser.N} tokens one after another'
+    self.steps.disabled, self.steps.tooltip = p.part != 'denoiser', (
+        '' if p.part == 'denoiser' else f'a {p.called} always writes its {p.denoiser.N} tokens one after another'
+    )
     self.guidance.max, self.top_k.max = max(8., d['guidance_scale']), p.denoiser.K
     for name, w in self.knobs.items():
         if name in d: w.value = d[name] or 0 if name == 'top_k' else d[name]
-    for verb, told in zip(('vary', 'inpaint'), self.reasons): told.value = '' if p.edits else f'<div class="cvq-say">{html.escape(self._why_not(verb))}</div>'
+    for verb, told in zip(('vary', 'inpaint'), self.reasons):
+        told.value = '' if p.edits else f'<div class="cvq-say">{html.escape(self._why_not(verb))}</div>'
     for w in (self.strength, self.follow, self.repaint, *self.picks, *self.paints): w.disabled = not p.edits
     for i, b in enumerate(self.picks): b.tooltip = f'Picture {i + 1}' + (': draw variations of it' if p.edits else '')
     self._fit_mask()
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #d98da733
 @patch
 def _why_not(self: Explorer, verb):
     try: self.pipe._begins(verb)
     except ValueError as e: return str(e)
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #ffe037e7
 @patch
 def _fit_mask(self: Explorer):
     "One toggle button for each token of the model, at most 16 a side."
     h, w = (max(n for n in range(1, 17) if g % n == 0) for g in self.pipe.tokenizer.grid)
     if len(self.cells) == h and len(self.cells[0]) == w: return self._mark(lambda i, j, on: False)
     whole, style = W.Layout(width='100%', height='100%'), W.ToggleButton().style # one of each for all
-    self.cells = [[W.ToggleButton(tooltip=f'row {i + 1}, column {j + 1}', layout=whole, style=style) for j in range(w)] for i in range(h)]
+    self.cells = [
+        [W.ToggleButton(tooltip=f'row {i + 1}, column {j + 1}', layout=whole, style=style) for j in range(w)]
+        for i in range(h)
+    ]
     for cell in sum(self.cells, []): cell.add_class('cvq-cell')
-    self.mask.layout.grid_template_columns, self.mask.layout.grid_template_rows = f'repeat({w}, 1fr)', f'repeat({h}, 1fr)'
+    self.mask.layout.grid_template_columns, self.mask.layout.grid_template_rows = (
+        f'repeat({w}, 1fr)',
+        f'repeat({h}, 1fr)',
+    )
     self.mask.children = sum(self.cells, [])
     for slider, n in ((self.across, w), (self.down, h)): slider.max, slider.value = n, (1, (n + 1) // 2)
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #d096f5dd
 @patch
 def _mark(self: Explorer, rule):
     "Set each cell of the mask to rule(row, column, is it marked)."
@@ -406,25 +596,48 @@ def _draw(self: Explorer, n, steps, make, note, then=lambda drawn: None, **sourc
     def work():
         if self.pipe is None: raise ValueError("no model is loaded: name one that there is")
         seed, begun = self._next_seed(), time.perf_counter()
-        self._preview, self.progress.max, self.progress.value, self.progress.layout.visibility = Preview(self._unfinished), steps(self.steps.value), 0, 'visible'
+        self._preview, self.progress.max, self.progress.value, self.progress.layout.visibility = (
+            Preview(self._unfinished),
+            steps(self.steps.value),
+            0,
+            'visible',
+        )
         self.say("Drawing ...")
         self._put([_EMPTY] * n)
         self._places(n)
         try:
             with warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter('always')
-                drawn = make(self.pipe, callback=self._preview, generator=torch.Generator(self.pipe.device).manual_seed(seed), **self.settings())
-            words = ', '.join(f'{w.description} {v:g}' if isinstance(v, float) else f'{w.description} {v}' for k, w in self.knobs.items() if (v := drawn.call['settings'].get(k)) is not None)
+                drawn = make(
+                    self.pipe,
+                    callback=self._preview,
+                    generator=torch.Generator(self.pipe.device).manual_seed(seed),
+                    **self.settings()
+                )
+            words = ', '.join(
+                f'{w.description} {v:g}' if isinstance(v, float) else f'{w.description} {v}'
+                for k, w in self.knobs.items()
+                if (v := drawn.call['settings'].get(k)) is not None
+            )
             self._used, self.sets = seed, [*self.sets, Shown(drawn, f'{note}; seed {seed}, {words}', sources)][-50:]
             self.at = len(self.sets) - 1
         finally:
             self._preview = None
             self._show()
         then(drawn)
-        self.say(' '.join([f"{n} pictures in {time.perf_counter() - begun:.1f} s." if n > 1 else f"A picture in {time.perf_counter() - begun:.1f} s.", *(str(w.message) for w in heard if w.category is UserWarning)]))
+        self.say(
+            ' '.join([
+                (
+                    f"{n} pictures in {time.perf_counter() - begun:.1f} s."
+                    if n > 1
+                    else f"A picture in {time.perf_counter() - begun:.1f} s."
+                ),
+                *(str(w.message) for w in heard if w.category is UserWarning),
+            ])
+        )
     self._background(work)
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #0191767b
 @patch
 def _unfinished(self: Explorer, first, tokens, done):
     "Show unfinished pictures; grey is what is not known yet."
@@ -437,14 +650,25 @@ def _generate(self: Explorer):
     n, prompt = self.count.value, self.prompt.value
     self._draw(n, lambda steps: steps, lambda pipe, **kw: pipe(prompt, n, **kw), f'“{prompt}”')
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #082c6baa
 @patch
 def _vary(self: Explorer, i):
-    s, n, strength, prompt = self.sets[self.at], self.count.value, self.strength.value, self.prompt.value if self.follow.value else None
-    self._draw(n, lambda steps: max(1, min(steps, round(strength * self.steps.max))), lambda pipe, **kw: pipe.vary(s.drawn.images[i], prompt, strength, n, **kw),
-               f'variations of picture {i + 1} of set {self.at + 1}, strength {strength:g}' + (f', “{prompt}”' if prompt else ''), image=(s, i))
+    s, n, strength, prompt = (
+        self.sets[self.at],
+        self.count.value,
+        self.strength.value,
+        self.prompt.value if self.follow.value else None,
+    )
+    self._draw(
+        n,
+        lambda steps: max(1, min(steps, round(strength * self.steps.max))),
+        lambda pipe, **kw: pipe.vary(s.drawn.images[i], prompt, strength, n, **kw),
+        f'variations of picture {i + 1} of set {self.at + 1}, strength {strength:g}'
+        + (f', “{prompt}”' if prompt else ''),
+        image=(s, i),
+    )
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #09e40b55
 @patch
 def _paint(self: Explorer, i):
     "Put a picture under the mask."
@@ -452,7 +676,7 @@ def _paint(self: Explorer, i):
     self.canvas, self.tabs.selected_index = (self.sets[self.at], i), 1
     self.original.value = _png(self.sets[self.at].drawn.images[i])
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #7efac14c
 @patch
 def _repaint(self: Explorer):
     marked = np.array([[cell.value for cell in row] for row in self.cells])
@@ -461,15 +685,28 @@ def _repaint(self: Explorer):
     s, i = self.canvas
     n, prompt, image = self.count.value, self.prompt.value, s.drawn.images[i]
     mask = Image.fromarray(marked.astype(np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
-    self._draw(n, lambda steps: steps, lambda pipe, **kw: pipe.inpaint(image, mask, prompt, n, **kw), f'{marked.sum()} of {marked.size} cells repainted, “{prompt}”', image=(s, i), mask=mask)
+    self._draw(
+        n,
+        lambda steps: steps,
+        lambda pipe, **kw: pipe.inpaint(image, mask, prompt, n, **kw),
+        f'{marked.sum()} of {marked.size} cells repainted, “{prompt}”',
+        image=(s, i),
+        mask=mask,
+    )
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #667fdf11
 @patch
 def _between(self: Explorer):
     n, a, b = self.stops.value, self.prompt.value, self.other.value
-    self._draw(n, lambda steps: steps * n, lambda pipe, **kw: pipe.interpolate(a, b, n, **kw), f'from “{a}” to “{b}”', then=self._arrived)
+    self._draw(
+        n,
+        lambda steps: steps * n,
+        lambda pipe, **kw: pipe.interpolate(a, b, n, **kw),
+        f'from “{a}” to “{b}”',
+        then=self._arrived,
+    )
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #70539dc5
 @patch
 def _arrived(self: Explorer, drawn):
     "The way is there: the slider goes along it."
@@ -477,12 +714,15 @@ def _arrived(self: Explorer, drawn):
     self.slide.value = (len(drawn.images) - 1) // 2
     self._go()
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #b085bfb0
 @patch
 def _go(self: Explorer):
     "Show the picture where the slider is."
     if self._way is None: return
-    self.here.value, self.where.value = _png(self._way.images[self.slide.value]), f'{self.slide.value / self.slide.max:.0%}'
+    self.here.value, self.where.value = (
+        _png(self._way.images[self.slide.value]),
+        f'{self.slide.value / self.slide.max:.0%}',
+    )
 
 # %% ../nbs/workshop/15_explorer.ipynb #2ca5dc10
 def _free(path):
@@ -490,7 +730,7 @@ def _free(path):
     tries = (path if i == 1 else path.with_stem(f'{path.stem}-{i}') for i in range(1, 10**6))
     return next(p for p in tries if not p.exists())
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #843bf223
 def _save_with_sources(shown, i, path):
     "Save picture i of a set, before it what it was made from. Raises OSError."
     record = shown.drawn.record(i)
@@ -501,12 +741,15 @@ def _save_with_sources(shown, i, path):
         record['arguments'] = {**record['arguments'], name: {**record['arguments'][name], 'file': beside.name}}
     save_picture(shown.drawn.images[i], path, record)
 
-
+# %% ../nbs/workshop/15_explorer.ipynb #58c8903c
 @patch
 def _save(self: Explorer, i):
     self._idle()
     path = Path(self.file.value.strip()).expanduser()
-    if path.suffix.lower() != '.png': raise ValueError(f"only PNG files can hold the settings: choose a name that ends in .png, not {self.file.value!r}")
+    if path.suffix.lower() != '.png':
+        raise ValueError(
+            f"only PNG files can hold the settings: choose a name that ends in .png, not {self.file.value!r}"
+        )
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {path.parent} ({e.strerror}); choose another folder") from e
     path = _free(path)

@@ -26,7 +26,8 @@ from .clip import CLIP, _digest, embed_images, embed_texts, load_clip, save_clip
 from .clip_gen import CLIPGen, CLIPGenConfig, CLIPGenTraining, clip_gen_loop, exact_bits_per_token, sample_clip_gen, train_clip_gen
 from .data import _square
 from .denoiser import Denoiser, DenoiserConfig
-from .loop import LoopConfig, write_json
+from .files import write_json
+from .loop import LoopConfig
 from .sampling import sample
 from .show import to_pil, to_tensor
 from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, encode_dataset, tokenizer_loop, tokenizer_report, train_tokenizer

@@ -25,8 +25,16 @@ from .clip import CLIP, _split_name, embed_images, load_clip, save_clip
 from .clip_gen import CLIPGen, CLIPGenConfig
 from .denoiser import Denoiser, DenoiserConfig
 from .diffusion import MaskAndReplace
-from .loop import read_tensors, write_folder
-from .pipeline import _DEFAULTS, CLIPGenPipeline, CLIPVQDiffusion, _describe, _resized_by, clip_gen_recipe, recipe
+from .files import read_tensors, write_folder
+from clip_vqdiffusion.pipeline import (
+    _DEFAULTS,
+    CLIPGenPipeline,
+    CLIPVQDiffusion,
+    _describe,
+    _resized_by,
+    clip_gen_recipe,
+    recipe,
+)
 from .sampling import guide, strided_timesteps
 from .tokenizer import Tokenizer, TokenizerConfig
 
@@ -41,37 +49,72 @@ def read_checkpoint(
     if not file.is_file(): raise FileNotFoundError(f"there is no file {file}")
     if file.suffix == '.safetensors': return read_tensors(file)
     with open(file, 'rb') as f: known = f.read(2) in (b'PK', b'\x80\x02')
-    if not known: raise ValueError(f"{file} cannot be read as a file of tensors: it was not written by torch.save; give a .pt, .pth, .ckpt or .safetensors file")
+    if not known:
+        raise ValueError(
+            f"{file} cannot be read as a file of tensors: it was not written by torch.save; give a .pt, .pth, .ckpt"
+            " or .safetensors file"
+        )
     try: found = torch.load(file, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(file))
     except UnpicklingError as e:
         try: what = ', '.join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(file)))[:4])
         except Exception: what = ''
-        raise ValueError(f"{file} is refused: it holds more than tensors ({what or 'Python objects'}), and opening it could run foreign code. If you trust it, take its tensors out yourself: "
-                         f"python -c \"import torch; d = torch.load('{file}', map_location='cpu', weights_only=False); torch.save(d.get('state_dict', d), '{file.stem}.tensors.pt')\"") from e
+        raise ValueError(
+            f"{file} is refused: it holds more than tensors ({what or 'Python objects'}), and opening it could run"
+            " foreign code. If you trust it, take its tensors out yourself: python -c \"import torch; d ="
+            f" torch.load('{file}', map_location='cpu', weights_only=False); torch.save(d.get('state_dict', d),"
+            f" '{file.stem}.tensors.pt')\""
+        ) from e
     except (RuntimeError, EOFError, OSError, ValueError) as e:
-        raise ValueError(f"{file} cannot be read as a file of tensors ({str(e).splitlines()[0][:120] if str(e) else type(e).__name__}); is it whole, and the right file?") from e
-    if not isinstance(found, dict): raise ValueError(f"{file} holds a {type(found).__name__}, not a dictionary of tensors: give a checkpoint")
+        raise ValueError(
+            f"{file} cannot be read as a file of tensors"
+            f" ({str(e).splitlines()[0][:120] if str(e) else type(e).__name__}); is it whole, and the right file?"
+        ) from e
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds a {type(found).__name__}, not a dictionary of tensors: give a checkpoint")
     return found
 
 # %% ../nbs/workshop/14_released.ipynb #1b295abb
-_NAMES = {'null_embedding': 'empty_text_embed', 'tokens.weight': 'transformer.content_emb.emb.weight', 'rows.weight': 'transformer.content_emb.height_emb.weight',
-          'cols.weight': 'transformer.content_emb.width_emb.weight', 'norm.': 'transformer.to_logits.0.', 'head.': 'transformer.to_logits.1.'}
-_BLOCK_NAMES = {'.time.embed.': '.ln1.emb.', '.time.out.': '.ln1.linear.', '.clip.embed.': '.ln2.emb.', '.clip.out.': '.ln2.linear.'}
-_TABLES = ('log_at', 'log_bt', 'log_ct', 'log_cumprod_at', 'log_cumprod_bt', 'log_cumprod_ct', 'log_1_min_ct', 'log_1_min_cumprod_ct')
-IGNORED = {r'Lt_history|Lt_count': "statistics of the release's timestep sampler, of use to its training only",
-           r'loss\..*': "discriminator and perceptual loss of the tokenizer's training",
-           r'condition_codec\..*': "OpenAI's CLIP, which is loaded by its name",
-           r'discriminator\..*': "the adversary in the training of CLIP-GEN's tokenizer",
-           r'blocks\.\d+\.mask': "what CLIP-GEN's attention may not see; ours knows (the file's is only compared with it)",
-           r'content_codec\..*': 'the tokenizer inside a training checkpoint (used when the file is given as `tokenizer`)',
-           r'transformer\..*': 'the denoiser inside a training checkpoint (used when the file is given as `denoiser`)'}
+_NAMES = {
+    'null_embedding': 'empty_text_embed',
+    'tokens.weight': 'transformer.content_emb.emb.weight',
+    'rows.weight': 'transformer.content_emb.height_emb.weight',
+    'cols.weight': 'transformer.content_emb.width_emb.weight',
+    'norm.': 'transformer.to_logits.0.',
+    'head.': 'transformer.to_logits.1.',
+}
+_BLOCK_NAMES = {
+    '.time.embed.': '.ln1.emb.',
+    '.time.out.': '.ln1.linear.',
+    '.clip.embed.': '.ln2.emb.',
+    '.clip.out.': '.ln2.linear.',
+}
+_TABLES = (
+    'log_at',
+    'log_bt',
+    'log_ct',
+    'log_cumprod_at',
+    'log_cumprod_bt',
+    'log_cumprod_ct',
+    'log_1_min_ct',
+    'log_1_min_cumprod_ct',
+)
+IGNORED = {
+    r'Lt_history|Lt_count': "statistics of the release's timestep sampler, of use to its training only",
+    r'loss\..*': "discriminator and perceptual loss of the tokenizer's training",
+    r'condition_codec\..*': "OpenAI's CLIP, which is loaded by its name",
+    r'discriminator\..*': "the adversary in the training of CLIP-GEN's tokenizer",
+    r'blocks\.\d+\.mask': "what CLIP-GEN's attention may not see; ours knows (the file's is only compared with it)",
+    r'content_codec\..*': 'the tokenizer inside a training checkpoint (used when the file is given as `tokenizer`)',
+    r'transformer\..*': 'the denoiser inside a training checkpoint (used when the file is given as `denoiser`)',
+}
 
-
+# %% ../nbs/workshop/14_released.ipynb #632d19e7
 def released_key_map(
     cfg: DenoiserConfig,  # of a denoiser in the release's shape
 ) -> dict:  # our parameter name -> the released one; shapes are equal, but for the null embedding: (D,) here, (1, D) there
     "How the tensors of a denoiser are called in the release."
-    with torch.device('meta'): return {n: _there(n, _NAMES, _BLOCK_NAMES, 'transformer.') for n, _ in Denoiser(cfg).named_parameters()}
+    with torch.device('meta'):
+        return {n: _there(n, _NAMES, _BLOCK_NAMES, 'transformer.') for n, _ in Denoiser(cfg).named_parameters()}
 
 
 def _there(name, begins, blocks, prefix=''):
@@ -95,19 +138,36 @@ def _curves(sd, T, K):
     "The schedule in the tables of a released denoiser: 'released', or alpha_bar and gamma_bar."
     a, b, g = (sd[f'log_cumprod_{k}t'].double().exp() for k in 'abc')
     ours, schedule = MaskAndReplace(T, K), 'released'
-    if any((x[:T] - y[1:]).abs().max() > 1e-6 for x, y in ((a, ours.alpha_bar), (g, ours.gamma_bar), (b * K, ours.beta_bar * K))):
-        schedule = dict(alpha_bar=a[:T].tolist(), gamma_bar=(1 - a - K * b)[:T].clamp(0, 1).tolist())  # not g: the difference 1 - a - g would be lost in rounding
+    if any(
+        (x[:T] - y[1:]).abs().max() > 1e-6
+        for x, y in ((a, ours.alpha_bar), (g, ours.gamma_bar), (b * K, ours.beta_bar * K))
+    ):
+        schedule = dict(
+            alpha_bar=a[:T].tolist(), gamma_bar=(1 - a - K * b)[:T].clamp(0, 1).tolist()
+        )  # not g: the difference 1 - a - g would be lost in rounding
     for k, v in _tables(MaskAndReplace(T, K, schedule)).items():
-        if k in _TABLES and not (v.exp() - sd[k].exp()).abs().max() < 1e-4: raise ValueError(f"{k} contradicts the other tables of the schedule: the file is damaged, or not of this process")
+        if k in _TABLES and not (v.exp() - sd[k].exp()).abs().max() < 1e-4:
+            raise ValueError(
+                f"{k} contradicts the other tables of the schedule: the file is damaged, or not of this process"
+            )
     return schedule
 
-
+# %% ../nbs/workshop/14_released.ipynb #b5453b21
 def _tables(mr):
     "The ten tables of the release for a schedule; the cumulative ones have t = 0 at their end, and the statistics of training are empty."
     T, (a, b, g) = mr.T, (x.double().cpu() for x in (mr.alpha_bar, mr.beta_bar, mr.gamma_bar))
     at, bt, ct = (x.flatten().cpu() for x in mr.between(torch.arange(T), torch.arange(1, T + 1)))
     around = lambda x: x.roll(-1)
-    logs = dict(log_at=at, log_bt=bt, log_ct=ct, log_cumprod_at=around(a), log_cumprod_bt=around(b), log_cumprod_ct=around(g), log_1_min_ct=1 - ct, log_1_min_cumprod_ct=around(1 - g))
+    logs = dict(
+        log_at=at,
+        log_bt=bt,
+        log_ct=ct,
+        log_cumprod_at=around(a),
+        log_cumprod_bt=around(b),
+        log_cumprod_ct=around(g),
+        log_1_min_ct=1 - ct,
+        log_1_min_cumprod_ct=around(1 - g),
+    )
     return {k: v.log().float() for k, v in logs.items()} | dict(Lt_history=torch.zeros(T), Lt_count=torch.zeros(T))
 
 # %% ../nbs/workshop/14_released.ipynb #da740c2f
@@ -118,14 +178,38 @@ def denoiser_config(
     "Sizes of a released denoiser, from the shapes of its tensors. Raises ValueError when a tensor is missing or sizes do not fit."
     t, b = 'transformer.', 'transformer.blocks.0.'
     for key in _TABLES: _size(sd, key)
-    K, T, width = _size(sd, f'{t}content_emb.emb.weight') - 1, _size(sd, f'{b}ln1.emb.weight'), _size(sd, f'{t}content_emb.emb.weight', 1)
-    if sd['log_at'].shape != (T,) or sd['log_cumprod_at'].shape != (T + 1,): raise ValueError(f"the timestep tables have {T} rows, the schedule {len(sd['log_at'])} steps: these tensors do not belong together")
-    return DenoiserConfig.preset('ffhq', grid=(_size(sd, f'{t}content_emb.height_emb.weight'), _size(sd, f'{t}content_emb.width_emb.weight')), K=K, T=T, schedule=_curves(sd, T, K), width=width,
-                                 depth=_count(sd, r'transformer\.blocks\.(\d+)\.'), heads=heads, clip_dim=_size(sd, f'{b}ln2.emb.weight', 1), mlp_ratio=_size(sd, f'{b}mlp.conv1.weight') // width)
+    K, T, width = (
+        _size(sd, f'{t}content_emb.emb.weight') - 1,
+        _size(sd, f'{b}ln1.emb.weight'),
+        _size(sd, f'{t}content_emb.emb.weight', 1),
+    )
+    if sd['log_at'].shape != (T,) or sd['log_cumprod_at'].shape != (T + 1,):
+        raise ValueError(
+            f"the timestep tables have {T} rows, the schedule {len(sd['log_at'])} steps: these tensors do not belong"
+            " together"
+        )
+    return DenoiserConfig.preset(
+        'ffhq',
+        grid=(_size(sd, f'{t}content_emb.height_emb.weight'), _size(sd, f'{t}content_emb.width_emb.weight')),
+        K=K,
+        T=T,
+        schedule=_curves(sd, T, K),
+        width=width,
+        depth=_count(sd, r'transformer\.blocks\.(\d+)\.'),
+        heads=heads,
+        clip_dim=_size(sd, f'{b}ln2.emb.weight', 1),
+        mlp_ratio=_size(sd, f'{b}mlp.conv1.weight') // width,
+    )
 
 # %% ../nbs/workshop/14_released.ipynb #07c96294
-_SIGNS = dict(denoiser='transformer.content_emb.emb.weight', clip_gen='cond_proj.weight', tokenizer='encoder.conv_in.weight')  # a name each of them must have
-_KINDS = dict(denoiser='a denoiser of CLIP-VQDiffusion (like clipvq_ffhq.pt)', clip_gen="CLIP-GEN's transformer (like gpt_coco.pt)", tokenizer='a tokenizer (like vqgan_coco.pt or ffhq_vqgan_99epoch.ckpt)')
+_SIGNS = dict(
+    denoiser='transformer.content_emb.emb.weight', clip_gen='cond_proj.weight', tokenizer='encoder.conv_in.weight'
+)  # a name each of them must have
+_KINDS = dict(
+    denoiser='a denoiser of CLIP-VQDiffusion (like clipvq_ffhq.pt)',
+    clip_gen="CLIP-GEN's transformer (like gpt_coco.pt)",
+    tokenizer='a tokenizer (like vqgan_coco.pt or ffhq_vqgan_99epoch.ckpt)',
+)
 
 # %% ../nbs/workshop/14_released.ipynb #994004e4
 def _opened(source):
@@ -137,7 +221,9 @@ def _opened(source):
 def _around(d, sign, wrappers=('ema', 'model', 'state_dict')):
     "The state dict in which a name ends with `sign`, and what comes before it there; None where there is none."
     for sd in [d[w] for w in wrappers if isinstance(d.get(w), dict)] + [d]:
-        found = sorted((k for k in sd if isinstance(k, str) and k.endswith(sign) and isinstance(sd[k], Tensor)), key=len)
+        found = sorted(
+            (k for k in sd if isinstance(k, str) and k.endswith(sign) and isinstance(sd[k], Tensor)), key=len
+        )
         if found: return sd, found[0][:-len(sign)]
 
 # %% ../nbs/workshop/14_released.ipynb #a60308e4
@@ -147,21 +233,37 @@ def _inside(source, kind, what, wrappers):
     around = _around(d, _SIGNS[kind], wrappers)
     if not around:
         other = [_KINDS[k] for k, sign in _SIGNS.items() if _around(d, sign)]
-        raise ValueError(f"{where} holds no {what}: " + (f"it is {' and '.join(other)}; were two files exchanged?" if other else f"nothing in it is called {_SIGNS[kind]}; there is {', '.join(map(str, list(d)[:4]))}, ..."))
+        raise ValueError(
+            f"{where} holds no {what}: "
+            + (
+                f"it is {' and '.join(other)}; were two files exchanged?"
+                if other
+                else f"nothing in it is called {_SIGNS[kind]}; there is {', '.join(map(str, list(d)[:4]))}, ..."
+            )
+        )
     sd, prefix = around
     prefix = prefix.removesuffix('enc.')  # a tokenizer inside a training checkpoint comes in two halves, enc. and dec.
-    rest = [k for k in sd if not k.startswith(prefix) and not any(re.fullmatch(p, k.removeprefix('module.')) for p in IGNORED)]
-    if rest: raise ValueError(f"{where} holds tensors nobody asked for: {', '.join(rest[:4])}{', ...' if len(rest) > 4 else ''}; is it a released {what}?")
+    rest = [
+        k
+        for k in sd
+        if not k.startswith(prefix) and not any(re.fullmatch(p, k.removeprefix('module.')) for p in IGNORED)
+    ]
+    if rest:
+        raise ValueError(
+            f"{where} holds tensors nobody asked for: {', '.join(rest[:4])}{', ...' if len(rest) > 4 else ''}; is it"
+            f" a released {what}?"
+        )
     return {k[len(prefix):]: v for k, v in sd.items() if k.startswith(prefix)}, where
 
-
+# %% ../nbs/workshop/14_released.ipynb #ccca3e22
 def _two_halves(sd, where):
     "enc.X and dec.X as X; what is in both must be equal."
     if not any(k.startswith('enc.') for k in sd): return sd
     out = {}
     for k, v in sd.items():
         name = k.removeprefix('enc.').removeprefix('dec.')
-        if name in out and not torch.equal(out[name], v): raise ValueError(f"{where} holds two different tensors for {name}")
+        if name in out and not torch.equal(out[name], v):
+            raise ValueError(f"{where} holds two different tensors for {name}")
         out[name] = v
     return out
 
@@ -173,9 +275,17 @@ def _fill(module, tensors, where):
     "Give a module on 'meta' its tensors, without copying them (in float32). Raises ValueError naming the first that is missing, not known, or of another shape."
     want = module.state_dict()
     missing, extra = sorted(set(want) - set(tensors)), sorted(set(tensors) - set(want))
-    if missing or extra: raise ValueError(f"{where} does not fit: {len(missing)} tensors missing ({', '.join(missing[:3])}), {len(extra)} not known ({', '.join(extra[:3])})")
+    if missing or extra:
+        raise ValueError(
+            f"{where} does not fit: {len(missing)} tensors missing ({', '.join(missing[:3])}), {len(extra)} not known"
+            f" ({', '.join(extra[:3])})"
+        )
     for k, v in want.items():
-        if v.shape != tensors[k].shape: raise ValueError(f"{where} does not fit: {k} has the shape {tuple(tensors[k].shape)}, and {tuple(v.shape)} by the other tensors")
+        if v.shape != tensors[k].shape:
+            raise ValueError(
+                f"{where} does not fit: {k} has the shape {tuple(tensors[k].shape)}, and {tuple(v.shape)} by the"
+                " other tensors"
+            )
     module.load_state_dict({k: tensors[k].to(v.dtype) for k, v in want.items()}, assign=True)
     return module.eval()
 
@@ -187,7 +297,7 @@ def load_released_denoiser(
     "A released denoiser. Its t runs from 1 to T, the release's from 0. Raises FileNotFoundError or ValueError (see `read_checkpoint`; every tensor must be known and every weight found)."
     return _denoiser(source, heads)[0]
 
-
+# %% ../nbs/workshop/14_released.ipynb #d35a4f19
 def _denoiser(source, heads):
     "The denoiser, and whether it came with a null embedding."
     sd, where = _inside(source, 'denoiser', 'denoiser', ('ema', 'model', 'state_dict'))
@@ -195,7 +305,11 @@ def _denoiser(source, heads):
     cfg = denoiser_config(sd, heads)
     has_null = 'empty_text_embed' in sd
     if not has_null:
-        warnings.warn(f"{where} is a base model without a null embedding: draw with guidance_scale=1, or learn one first (finetune_guidance)", stacklevel=3)
+        warnings.warn(
+            f"{where} is a base model without a null embedding: draw with guidance_scale=1, or learn one first"
+            " (finetune_guidance)",
+            stacklevel=3,
+        )
         sd['empty_text_embed'] = torch.randn(1, cfg.clip_dim, generator=torch.Generator().manual_seed(0))
     with torch.device('meta'): den = Denoiser(cfg)
     den.diffusion = MaskAndReplace(cfg.T, cfg.K, cfg.schedule)
@@ -214,13 +328,28 @@ def tokenizer_config(
         if key not in sd: raise ValueError(f"this is no released tokenizer: {key} is missing in it")
     gumbel = 'quantize.proj.weight' in sd
     book = sd.get('quantize.embed.weight' if gumbel else 'quantize.embedding.weight')
-    if book is None: raise ValueError("this is no released tokenizer: it has no codebook (quantize.embed.weight or quantize.embedding.weight)")
-    if sd['encoder.conv_in.weight'].shape[1] != 3: raise ValueError(f"this tokenizer takes pictures of {sd['encoder.conv_in.weight'].shape[1]} channels, ours of 3")
+    if book is None:
+        raise ValueError(
+            "this is no released tokenizer: it has no codebook (quantize.embed.weight or quantize.embedding.weight)"
+        )
+    if sd['encoder.conv_in.weight'].shape[1] != 3:
+        raise ValueError(
+            f"this tokenizer takes pictures of {sd['encoder.conv_in.weight'].shape[1]} channels, ours of 3"
+        )
     levels, ch = _count(sd, r'encoder\.down\.(\d+)\.'), sd['encoder.conv_in.weight'].shape[0]
     widths = [sd[f'encoder.down.{i}.block.0.conv1.weight'].shape[0] for i in range(levels)]
     attention = tuple(image_size >> i for i in range(levels) if f'encoder.down.{i}.attn.0.q.weight' in sd)
-    return TokenizerConfig(image_size=image_size, channels=ch, channel_mult=tuple(w // ch for w in widths), res_blocks=_count(sd, r'encoder\.down\.0\.block\.(\d+)\.'), attention=attention,
-                           z_channels=sd['encoder.conv_out.weight'].shape[0], codes=book.shape[0], code_dim=book.shape[1], quantizer='gumbel' if gumbel else 'nearest')
+    return TokenizerConfig(
+        image_size=image_size,
+        channels=ch,
+        channel_mult=tuple(w // ch for w in widths),
+        res_blocks=_count(sd, r'encoder\.down\.0\.block\.(\d+)\.'),
+        attention=attention,
+        z_channels=sd['encoder.conv_out.weight'].shape[0],
+        codes=book.shape[0],
+        code_dim=book.shape[1],
+        quantizer='gumbel' if gumbel else 'nearest',
+    )
 
 # %% ../nbs/workshop/14_released.ipynb #63aea940
 def tokenizer_key_map(
@@ -228,15 +357,25 @@ def tokenizer_key_map(
 ) -> dict:  # our parameter name -> the released one; `quantizer.project` of a Gumbel tokenizer is the product of two
     "How the tensors of a tokenizer are called in the release."
     m, levels = {}, len(cfg.channel_mult)
-    for side, row, order, blocks in (('encoder', 'down', range(levels), cfg.res_blocks), ('decoder', 'up', reversed(range(levels)), cfg.res_blocks + 1)):
+    for side, row, order, blocks in (
+        ('encoder', 'down', range(levels), cfg.res_blocks),
+        ('decoder', 'up', reversed(range(levels)), cfg.res_blocks + 1),
+    ):
         n = 0
         for i in order:
             for j in range(blocks):
                 m[f'{side}.{row}.{n}.'], n = f'{side}.{row}.{i}.block.{j}.', n + 1
-                if cfg.image_size // cfg.patch >> i in cfg.attention: m[f'{side}.{row}.{n}.'], n = f'{side}.{row}.{i}.attn.{j}.', n + 1
-            if i != (levels - 1 if row == 'down' else 0): m[f'{side}.{row}.{n}.'], n = f'{side}.{row}.{i}.{row}sample.', n + 1
-        for k, part in enumerate(('block_1', 'attn_1', 'block_2')): m[f'{side}.mid.{k}.'] = f'{side}.mid.{part}.'
-    m |= {'quantizer.codebook': 'quantize.embed.weight' if cfg.quantizer == 'gumbel' else 'quantize.embedding.weight', 'quantizer.project.': 'quant_conv.', 'quantizer.unproject.': 'post_quant_conv.'}
+                if cfg.image_size // cfg.patch >> i in cfg.attention:
+                    m[f'{side}.{row}.{n}.'], n = f'{side}.{row}.{i}.attn.{j}.', n + 1
+            if i != (levels - 1 if row == 'down' else 0):
+                m[f'{side}.{row}.{n}.'], n = f'{side}.{row}.{i}.{row}sample.', n + 1
+        for k, part in enumerate(('block_1', 'attn_1', 'block_2')):
+            m[f'{side}.mid.{k}.'] = f'{side}.mid.{part}.'
+    m |= {
+        'quantizer.codebook': 'quantize.embed.weight' if cfg.quantizer == 'gumbel' else 'quantize.embedding.weight',
+        'quantizer.project.': 'quant_conv.',
+        'quantizer.unproject.': 'post_quant_conv.',
+    }
     def there(name):
         for ours, theirs in m.items():
             if name.startswith(ours): name = theirs + name[len(ours):]; break
@@ -246,14 +385,16 @@ def tokenizer_key_map(
 # %% ../nbs/workshop/14_released.ipynb #cd46e7c2
 def _merged(sd):
     "quant_conv and quantize.proj of a Gumbel tokenizer as one convolution: weight, bias."
-    (w1, b1), (w2, b2) = ((sd[f'{n}.weight'].double(), sd[f'{n}.bias'].double()) for n in ('quant_conv', 'quantize.proj'))
+    (w1, b1), (w2, b2) = (
+        (sd[f'{n}.weight'].double(), sd[f'{n}.bias'].double()) for n in ('quant_conv', 'quantize.proj')
+    )
     w1, w2 = w1.flatten(1), w2.flatten(1)
     return (w2 @ w1)[..., None, None].float(), (w2 @ b1 + b2).float()
 
 # %% ../nbs/workshop/14_released.ipynb #77bfc42f
 def _is_clip_gens(sd): return any(k.startswith('quantizer.') for k in sd)  # `quantize.` in taming-transformers
 
-
+# %% ../nbs/workshop/14_released.ipynb #ba92f989
 def load_released_tokenizer(
     source: str | Path | dict,  # *_vqgan_99epoch.ckpt, vqgan_coco.pt, a training checkpoint, a Gumbel or VQGAN checkpoint of taming-transformers, or a state dict
     image_size: int = 256,  # pixels a side; cannot be seen in the weights
@@ -273,23 +414,35 @@ def load_released_tokenizer(
     tensors = {names.get(k, k): v for k, v in tensors.items()}
     return _fill(tok, tensors | _untrained(cfg), where).to(memory_format=torch.channels_last)
 
-
+# %% ../nbs/workshop/14_released.ipynb #9502fc67
 def _untrained(cfg):
     "What only training looks at."
-    return {'quantizer.usage': torch.full((cfg.codes,), 1 / cfg.codes), 'quantizer.spread': torch.ones(()), 'quantizer.ready': torch.tensor(True)}
+    return {
+        'quantizer.usage': torch.full((cfg.codes,), 1 / cfg.codes),
+        'quantizer.spread': torch.ones(()),
+        'quantizer.ready': torch.tensor(True),
+    }
 
 # %% ../nbs/workshop/14_released.ipynb #7dfbfeed
 _GPT_NAMES = {'positions.weight': 'pos_emb', 'tokens.': 'tok_emb.', 'project.': 'cond_proj.'}
-_GPT_BLOCK_NAMES = {'.attn.qkv.': '.encoder.self_attn.in_proj_', '.attn.proj.': '.encoder.self_attn.out_proj.', '.inp.': '.encoder.linear1.', '.out.': '.encoder.linear2.', '.norm1.': '.encoder.norm1.', '.norm2.': '.encoder.norm2.'}
+_GPT_BLOCK_NAMES = {
+    '.attn.qkv.': '.encoder.self_attn.in_proj_',
+    '.attn.proj.': '.encoder.self_attn.out_proj.',
+    '.inp.': '.encoder.linear1.',
+    '.out.': '.encoder.linear2.',
+    '.norm1.': '.encoder.norm1.',
+    '.norm2.': '.encoder.norm2.',
+}
 
-
+# %% ../nbs/workshop/14_released.ipynb #4ed36af6
 def clip_gen_key_map(
     cfg: CLIPGenConfig,  # of a CLIP-GEN without null embedding
 ) -> dict:  # our parameter name -> the released one; shapes are equal, but for the positions: (N, W) here, (1, N, W) there
     "How the tensors of a CLIP-GEN are called in its release."
-    with torch.device('meta'): return {n: _there(n, _GPT_NAMES, _GPT_BLOCK_NAMES) for n, _ in CLIPGen(cfg).named_parameters()}
+    with torch.device('meta'):
+        return {n: _there(n, _GPT_NAMES, _GPT_BLOCK_NAMES) for n, _ in CLIPGen(cfg).named_parameters()}
 
-
+# %% ../nbs/workshop/14_released.ipynb #87ef630c
 def clip_gen_config(
     sd: dict,  # tensors of a released CLIP-GEN, without prefix
     heads: int = 16,  # attention heads; cannot be seen in the weights
@@ -299,7 +452,16 @@ def clip_gen_config(
     K, width, N = size('tok_emb.weight'), size('tok_emb.weight', 1), size('pos_emb', 1)
     side = math.isqrt(N)
     if side**2 != N: raise ValueError(f"this is no released CLIP-GEN: it has {N} positions, which make no square grid")
-    return CLIPGenConfig.preset('gpt2_medium', grid=(side, side), K=K, width=width, depth=_count(sd, r'blocks\.(\d+)\.'), heads=heads, clip_dim=size('cond_proj.weight', 1), mlp_ratio=size('blocks.0.encoder.linear1.weight') // width)
+    return CLIPGenConfig.preset(
+        'gpt2_medium',
+        grid=(side, side),
+        K=K,
+        width=width,
+        depth=_count(sd, r'blocks\.(\d+)\.'),
+        heads=heads,
+        clip_dim=size('cond_proj.weight', 1),
+        mlp_ratio=size('blocks.0.encoder.linear1.weight') // width,
+    )
 
 # %% ../nbs/workshop/14_released.ipynb #a0a1626f
 def load_released_clip_gen(
@@ -312,7 +474,11 @@ def load_released_clip_gen(
     later = torch.ones(math.prod(cfg.grid), math.prod(cfg.grid), dtype=torch.bool).triu(1)
     for name in (f'blocks.{i}.mask' for i in range(cfg.depth)):
         if name not in sd: raise ValueError(f"{where} does not fit: {name} is missing in it")
-        if sd[name].shape != later.shape or not torch.equal(sd[name].bool(), later): raise ValueError(f"{where} does not fit: {name} hides something else than all later positions, so this is another network than CLIP-GEN's")
+        if sd[name].shape != later.shape or not torch.equal(sd[name].bool(), later):
+            raise ValueError(
+                f"{where} does not fit: {name} hides something else than all later positions, so this is another"
+                " network than CLIP-GEN's"
+            )
     names = {theirs: ours for ours, theirs in clip_gen_key_map(cfg).items()}
     tensors = {names.get(k, k): v for k, v in sd.items() if not re.fullmatch(r'blocks\.\d+\.mask', k)}
     tensors['positions.weight'] = tensors['positions.weight'].flatten(0, -2)
@@ -320,8 +486,18 @@ def load_released_clip_gen(
     return _fill(gpt, tensors, where)
 
 # %% ../nbs/workshop/14_released.ipynb #ab299ac8
-_VQGAN_NAMES = {'.block.0.': '.norm1.', '.block.2.': '.conv1.', '.block.3.': '.norm2.', '.block.6.': '.conv2.', '.attn.out_proj.': '.proj.', 'encoder.final.3.': 'quantizer.project.', 'decoder.quant_conv_in.': 'quantizer.unproject.',
-                '.final.0.': '.norm_out.', '.final.2.': '.conv_out.', 'quantizer.embedding.weight': 'quantizer.codebook'}
+_VQGAN_NAMES = {
+    '.block.0.': '.norm1.',
+    '.block.2.': '.conv1.',
+    '.block.3.': '.norm2.',
+    '.block.6.': '.conv2.',
+    '.attn.out_proj.': '.proj.',
+    'encoder.final.3.': 'quantizer.project.',
+    'decoder.quant_conv_in.': 'quantizer.unproject.',
+    '.final.0.': '.norm_out.',
+    '.final.2.': '.conv_out.',
+    'quantizer.embedding.weight': 'quantizer.codebook',
+}
 
 
 def _vqgan_tensors(sd):
@@ -329,7 +505,10 @@ def _vqgan_tensors(sd):
     out = {}
     for k, v in sd.items():
         if m := re.fullmatch(r'(.*)\.attn\.in_proj_(weight|bias)', k):
-            out |= {f'{m[1]}.{p}.{m[2]}': part[..., None, None] if m[2] == 'weight' else part for p, part in zip('qkv', v.chunk(3))}
+            out |= {
+                f'{m[1]}.{p}.{m[2]}': part[..., None, None] if m[2] == 'weight' else part
+                for p, part in zip('qkv', v.chunk(3))
+            }
         else:
             for theirs, ours in _VQGAN_NAMES.items(): k = k.replace(theirs, ours)
             out[k] = v[..., None, None] if k.endswith('.proj.weight') else v
@@ -346,10 +525,21 @@ def vqgan_config(
     for i in range(1 + max(kinds, default=0)):  # a `conv` ends a level
         if kinds.get(i) == 'conv': rows.append([])
         else: rows[-1].append(f'encoder.down.{i}.block.6.weight' if kinds.get(i) == 'block' else None)
-    if not all(row and row[0] for row in rows): raise ValueError("this is no released tokenizer of CLIP-GEN: a level of encoder.down has no blocks")
+    if not all(row and row[0] for row in rows):
+        raise ValueError("this is no released tokenizer of CLIP-GEN: a level of encoder.down has no blocks")
     ch = size('encoder.conv_in.weight')
-    return TokenizerConfig(image_size=image_size, channels=ch, channel_mult=tuple(size(row[0]) // ch for row in rows), res_blocks=sum(k is not None for k in rows[0]), attention=tuple(image_size >> i for i, row in enumerate(rows) if None in row),
-                           z_channels=size('encoder.final.2.weight'), codes=size('quantizer.embedding.weight'), code_dim=size('quantizer.embedding.weight', 1), quantizer='nearest', norm_eps=1e-5)
+    return TokenizerConfig(
+        image_size=image_size,
+        channels=ch,
+        channel_mult=tuple(size(row[0]) // ch for row in rows),
+        res_blocks=sum(k is not None for k in rows[0]),
+        attention=tuple(image_size >> i for i, row in enumerate(rows) if None in row),
+        z_channels=size('encoder.final.2.weight'),
+        codes=size('quantizer.embedding.weight'),
+        code_dim=size('quantizer.embedding.weight', 1),
+        quantizer='nearest',
+        norm_eps=1e-5,
+    )
 
 # %% ../nbs/workshop/14_released.ipynb #00b30dfa
 def _vqgan(sd, where, image_size, grid):
@@ -357,7 +547,9 @@ def _vqgan(sd, where, image_size, grid):
     halvings = sum(re.fullmatch(r'encoder\.down\.\d+\.conv\.weight', k) is not None for k in sd)
     cfg = vqgan_config(sd, image_size if grid is None else grid << halvings)
     with torch.device('meta'): tok = Tokenizer(cfg)
-    return _fill(tok, _vqgan_tensors(_without_ignored(sd, r'discriminator\..*')) | _untrained(cfg), where).to(memory_format=torch.channels_last)
+    return _fill(tok, _vqgan_tensors(_without_ignored(sd, r'discriminator\..*')) | _untrained(cfg), where).to(
+        memory_format=torch.channels_last
+    )
 
 # %% ../nbs/workshop/14_released.ipynb #c7cd1fb1
 def load_released(
@@ -374,15 +566,33 @@ def load_released(
     opened = _opened(denoiser)
     clip_gen = _around(opened[0], _SIGNS['clip_gen']) is not None
     known = ('coco',) if clip_gen else ('ffhq', 'coco')
-    if preset not in (None, *known): raise ValueError(f"preset must be {' or '.join(known)}{', the only CLIP-GEN that was released' if clip_gen else ''}; got {preset!r}")
-    if clip_gen and release_compat: raise ValueError("release_compat is for CLIP-VQDiffusion: leave it out for a CLIP-GEN, which is drawn from as its release does anyway")
+    if preset not in (None, *known):
+        raise ValueError(
+            f"preset must be {' or '.join(known)}{', the only CLIP-GEN that was released' if clip_gen else ''}; got"
+            f" {preset!r}"
+        )
+    if clip_gen and release_compat:
+        raise ValueError(
+            "release_compat is for CLIP-VQDiffusion: leave it out for a CLIP-GEN, which is drawn from as its release"
+            " does anyway"
+        )
     den, has_null = (load_released_clip_gen(opened, heads), True) if clip_gen else _denoiser(opened, heads)
-    if tokenizer is not None and not isinstance(tokenizer, Tokenizer): tokenizer = _tokenizer_of(tokenizer, den.grid[0], clip_gen)
-    if tokenizer is not None: den.cfg = replace(den.cfg, tokenizer_id=tokenizer.fingerprint)  # from now on they belong together
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+        tokenizer = _tokenizer_of(tokenizer, den.grid[0], clip_gen)
+    if tokenizer is not None:
+        den.cfg = replace(den.cfg, tokenizer_id=tokenizer.fingerprint)  # from now on they belong together
     if clip is not None and not isinstance(clip, CLIP): clip = load_clip(clip)
-    if clip_gen: return CLIPGenPipeline(clip, tokenizer, den, (d := clip_gen_recipe('gpt2_medium').defaults) | dict(temperature=1.0, top_k=min(d['top_k'], den.K)))
+    if clip_gen:
+        return CLIPGenPipeline(
+            clip,
+            tokenizer,
+            den,
+            (d := clip_gen_recipe('gpt2_medium').defaults) | dict(temperature=1.0, top_k=min(d['top_k'], den.K)),
+        )
     defaults = recipe(preset or 'ffhq').defaults
-    defaults |= dict(num_inference_steps=min(den.cfg.T, defaults['num_inference_steps'])) | ({} if has_null else dict(guidance_scale=1.0))
+    defaults |= dict(num_inference_steps=min(den.cfg.T, defaults['num_inference_steps'])) | (
+        {} if has_null else dict(guidance_scale=1.0)
+    )
     return (ReleaseCompat if release_compat else CLIPVQDiffusion)(clip, tokenizer, den, defaults)
 
 # %% ../nbs/workshop/14_released.ipynb #ed8eaa2d
@@ -390,8 +600,15 @@ def _tokenizer_of(source, grid, clip_gen):
     "The released tokenizer for a network. Raises ValueError when it is of the other release."
     opened = _opened(source)
     theirs = _is_clip_gens(_inside(opened, 'tokenizer', 'tokenizer', ('state_dict', 'model'))[0])
-    if clip_gen and not theirs: raise ValueError(f"{opened[1]} is not CLIP-GEN's tokenizer: use the one its transformer was trained with (vqgan_coco.pt)")
-    if theirs and not clip_gen: raise ValueError(f"{opened[1]} is the tokenizer of a CLIP-GEN: use the one the denoiser was trained with (ffhq_vqgan_99epoch.ckpt, coco_vqgan_99epoch.ckpt)")
+    if clip_gen and not theirs:
+        raise ValueError(
+            f"{opened[1]} is not CLIP-GEN's tokenizer: use the one its transformer was trained with (vqgan_coco.pt)"
+        )
+    if theirs and not clip_gen:
+        raise ValueError(
+            f"{opened[1]} is the tokenizer of a CLIP-GEN: use the one the denoiser was trained with"
+            " (ffhq_vqgan_99epoch.ckpt, coco_vqgan_99epoch.ckpt)"
+        )
     return load_released_tokenizer(opened, grid=grid)
 
 # %% ../nbs/workshop/14_released.ipynb #06a4c506
@@ -401,7 +618,7 @@ def released_prediction(
     "The release's belief: a softmax in float64, then float32, no logarithm below -70, and the mask at -70."
     return F.pad(logits.double().log_softmax(-1).float(), (0, 1), value=-70.0).clamp(-70, 0)
 
-
+# %% ../nbs/workshop/14_released.ipynb #cb2cb4cb
 def released_guide(
     log_null: Tensor,  # belief without prompt (B, N, K+1)
     log_c: Tensor,  # belief with it
@@ -411,7 +628,7 @@ def released_guide(
     x = log_null + scale * (log_c - log_null)
     return (x - x.logsumexp(-1, keepdim=True)).clamp(-70, 0)
 
-
+# %% ../nbs/workshop/14_released.ipynb #1451293b
 def released_truncate(
     log_x0: Tensor,  # (B, N, K+1)
     r: float,  # mass to keep; the state that crosses it is kept
@@ -431,14 +648,22 @@ def released_posterior(
 ) -> Tensor:  # log p(x_s | x_t) (B, N, K+1), float32
     "The posterior as released: in float32 logarithms with floors (sections 4.1 and 4.2 of 2111.14822; the release knows s = t - 1 only)."
     K = diffusion.K
-    (a_s, b_s, g_s), (a_t, b_t, g_t), (a, b, g) = ([x.log().float()[..., None] for x in m] for m in (diffusion.at(s), diffusion.at(t), diffusion.between(s, t)))
+    (a_s, b_s, g_s), (a_t, b_t, g_t), (a, b, g) = (
+        [x.log().float()[..., None] for x in m] for m in (diffusion.at(s), diffusion.at(t), diffusion.between(s, t))
+    )
     one = F.one_hot(xt, K + 1).float().clamp(min=1e-30).log()
     masked = (xt == K)[..., None]
-    to_xt = lambda a, b, g: torch.where(masked, g, torch.logaddexp(one[..., :K] + a, b))                      # log q(x_t | code)
+    to_xt = lambda a, b, g: torch.where(masked, g, torch.logaddexp(one[..., :K] + a, b))  # log q(x_t | code)
     q = F.pad(log_x0[..., :K] - to_xt(a_t, b_t, g_t), (0, 1), value=-70.0)
     total = q.logsumexp(-1, keepdim=True)
     q = q - total
-    at_s = torch.cat([torch.logaddexp(q[..., :K] + a_s, b_s), torch.logaddexp(q[..., K:] + (1 - diffusion.at(s)[2]).log().float()[..., None], g_s)], -1)
+    at_s = torch.cat(
+        [
+            torch.logaddexp(q[..., :K] + a_s, b_s),
+            torch.logaddexp(q[..., K:] + (1 - diffusion.at(s)[2]).log().float()[..., None], g_s),
+        ],
+        -1,
+    )
     step = torch.cat([to_xt(a, b, g), torch.where(masked, 0.0, -70.0)], -1)
     return (at_s + step + total).clamp(-70, 0)
 
@@ -458,8 +683,12 @@ def released_sample(
     "`sample` as the release does it: the null embedding raw, logarithms with floors, Gumbel noise on every state. Raises ValueError for a number of steps out of range."
     diffusion, K = denoiser.diffusion, denoiser.K
     stops, guided = strided_timesteps(diffusion.T, num_inference_steps), abs(guidance_scale - 1) >= 1e-3
-    draw = uniform or (lambda shape: torch.rand(shape, generator=generator, device=generator.device if generator else c.device))
-    xt, raw = torch.full((len(c), denoiser.grid[0] * denoiser.grid[1]), K, device=c.device), denoiser.null_embedding.to(c).expand_as(c)
+    draw = uniform or (
+        lambda shape: torch.rand(shape, generator=generator, device=generator.device if generator else c.device)
+    )
+    xt, raw = torch.full(
+        (len(c), denoiser.grid[0] * denoiser.grid[1]), K, device=c.device
+    ), denoiser.null_embedding.to(c).expand_as(c)
     steps = list(zip(stops, stops[1:]))
     if progress:
         from tqdm.auto import tqdm
@@ -480,7 +709,9 @@ class ReleaseCompat(CLIPVQDiffusion):
     def _usual(self): return {k: v for k, v in super()._usual().items() if k not in ('scheduler', 'guidance_schedule', 'condition_noise')}
     def __init__(self, *parts, **more):
         super().__init__(*parts, **more)
-        self.defaults = {k: v for k, v in self.defaults.items() if k in self._usual()}  # an imported folder may name others
+        self.defaults = {
+            k: v for k, v in self.defaults.items() if k in self._usual()
+        }  # an imported folder may name others
     def _draw(self, c, **kw): return released_sample(self.denoiser, c, **kw)
     def _encode(self, images): return self.tokenizer.encode(images, sample=True)
     def _embed(self, images): return embed_images(_resized_by(self.clip, 'bilinear'), images, antialias=False)
@@ -489,16 +720,26 @@ class ReleaseCompat(CLIPVQDiffusion):
 def _refuse(what, wrong):
     if wrong: raise ValueError(f"this {what} cannot be written in the release's format, which has {'; '.join(wrong)}")
 
-
+# %% ../nbs/workshop/14_released.ipynb #0773e1fc
 def denoiser_to_released(
     denoiser: Denoiser,
     unit_null: bool = True,  # the null embedding on the unit sphere, where both of the release's uses of it agree; False: as it is
 ) -> dict:  # name -> tensor, as in clipvq_ffhq.pt
     "A denoiser's tensors under the release's names, with its tables. Raises ValueError when it is built in another way than the release's."
     c, must = denoiser.cfg, dict(block='paper', timestep='table', position='hw', mlp='conv', qk_norm=False)
-    _refuse('denoiser', [f"{k}={v!r}, not {getattr(c, k)!r}" for k, v in must.items() if getattr(c, k) != v] + ([f"cond_width equal to width ({c.width}), not {c.cond_width}"] if c.cond_width not in (0, c.width) else []))
-    names, tensors = released_key_map(c), {k: v.detach().float().cpu().contiguous() for k, v in denoiser.named_parameters()}
-    tensors['null_embedding'] = (F.normalize(tensors['null_embedding'], dim=0) if unit_null else tensors['null_embedding'])[None].clone()
+    _refuse(
+        'denoiser',
+        [f"{k}={v!r}, not {getattr(c, k)!r}" for k, v in must.items() if getattr(c, k) != v]
+        + (
+            [f"cond_width equal to width ({c.width}), not {c.cond_width}"] if c.cond_width not in (0, c.width) else []
+        ),
+    )
+    names, tensors = released_key_map(c), {
+        k: v.detach().float().cpu().contiguous() for k, v in denoiser.named_parameters()
+    }
+    tensors['null_embedding'] = (
+        F.normalize(tensors['null_embedding'], dim=0) if unit_null else tensors['null_embedding']
+    )[None].clone()
     return {names[k]: v for k, v in tensors.items()} | _tables(denoiser.diffusion)
 
 # %% ../nbs/workshop/14_released.ipynb #29493940
@@ -508,13 +749,28 @@ def tokenizer_to_released(
     "A tokenizer's tensors under the release's names. Raises ValueError when it is built in another way."
     c = tokenizer.cfg
     gumbel = c.quantizer == 'gumbel'
-    _refuse('tokenizer', [f"{k}={v}, not {getattr(c, k)}" for k, v in dict(patch=1, norm_eps=1e-6).items() if getattr(c, k) != v] + [f"{k}=False" for k in (('tied',) if gumbel else ('normalize',)) if getattr(c, k)]
-            + ([f"code_dim equal to z_channels ({c.z_channels}), not {c.code_dim}"] if gumbel and c.code_dim != c.z_channels else []) + (["widths that are multiples of 32"] if any(c.channels * m % 32 for m in c.channel_mult) else []))
+    _refuse(
+        'tokenizer',
+        [f"{k}={v}, not {getattr(c, k)}" for k, v in dict(patch=1, norm_eps=1e-6).items() if getattr(c, k) != v]
+        + [f"{k}=False" for k in (('tied',) if gumbel else ('normalize',)) if getattr(c, k)]
+        + (
+            [f"code_dim equal to z_channels ({c.z_channels}), not {c.code_dim}"]
+            if gumbel and c.code_dim != c.z_channels
+            else []
+        )
+        + (["widths that are multiples of 32"] if any(c.channels * m % 32 for m in c.channel_mult) else []),
+    )
     names = tokenizer_key_map(c)
-    sd = {names[k]: v.detach().float().cpu().clone(memory_format=torch.contiguous_format) for k, v in tokenizer.named_parameters()}
+    sd = {
+        names[k]: v.detach().float().cpu().clone(memory_format=torch.contiguous_format)
+        for k, v in tokenizer.named_parameters()
+    }
     if gumbel:
         for p in ('weight', 'bias'): sd[f'quantize.proj.{p}'] = sd[f'quant_conv.{p}']
-        sd |= {'quant_conv.weight': torch.eye(c.z_channels)[..., None, None].clone(), 'quant_conv.bias': torch.zeros(c.z_channels)}
+        sd |= {
+            'quant_conv.weight': torch.eye(c.z_channels)[..., None, None].clone(),
+            'quant_conv.bias': torch.zeros(c.z_channels),
+        }
     return sd
 
 # %% ../nbs/workshop/14_released.ipynb #094bff8e
@@ -525,18 +781,35 @@ def save_released(
     unit_null: bool = True,  # see `denoiser_to_released`
 ):
     "Write a model trained here as the authors' code reads it; each file whole or not at all. Raises ValueError when it is built in another way than theirs, OSError when a file cannot be written."
-    parts = dict(denoiser=getattr(model, 'denoiser', model if isinstance(model, Denoiser) else None), tokenizer=getattr(model, 'tokenizer', model if isinstance(model, Tokenizer) else None))
-    todo = [(part, file, parts[part]) for part, file in (('denoiser', denoiser), ('tokenizer', tokenizer)) if file is not None]
+    parts = dict(
+        denoiser=getattr(model, 'denoiser', model if isinstance(model, Denoiser) else None),
+        tokenizer=getattr(model, 'tokenizer', model if isinstance(model, Tokenizer) else None),
+    )
+    todo = [
+        (part, file, parts[part])
+        for part, file in (('denoiser', denoiser), ('tokenizer', tokenizer))
+        if file is not None
+    ]
     if not todo: raise ValueError("there is nothing to do: name a file with denoiser= or tokenizer=")
     for part, file, module in todo:
         if module is None: raise ValueError(f"this model has no {part} to write to {file}")
-        if isinstance(module, CLIPGen): raise ValueError("this is a CLIP-GEN, and CLIP-GEN's format is only read here: save it with save_pretrained")
-        sd = denoiser_to_released(module, unit_null) if part == 'denoiser' else dict(state_dict=tokenizer_to_released(module))
+        if isinstance(module, CLIPGen):
+            raise ValueError(
+                "this is a CLIP-GEN, and CLIP-GEN's format is only read here: save it with save_pretrained"
+            )
+        sd = (
+            denoiser_to_released(module, unit_null)
+            if part == 'denoiser'
+            else dict(state_dict=tokenizer_to_released(module))
+        )
         half = (file := Path(file)).with_name(f'.{file.name}.tmp')
         try: torch.save(sd, half); os.replace(half, file)
         except (OSError, RuntimeError) as e:
             half.unlink(missing_ok=True)
-            raise OSError(f"cannot write {file} ({getattr(e, 'strerror', None) or str(e).splitlines()[0]}); free some space or choose another place") from e
+            raise OSError(
+                f"cannot write {file} ({getattr(e, 'strerror', None) or str(e).splitlines()[0]}); free some space or"
+                " choose another place"
+            ) from e
 
 # %% ../nbs/workshop/14_released.ipynb #fd88a161
 def import_released(
@@ -551,16 +824,23 @@ def import_released(
     out = Path(out)
     pipe = load_released(denoiser, tokenizer, None, heads, preset)
     for part in _DEFAULTS:
-        if part != pipe.part and (out / part).is_dir(): raise ValueError(f"{out} holds another model, with a tokenizer of its own: choose another folder")
+        if part != pipe.part and (out / part).is_dir():
+            raise ValueError(f"{out} holds another model, with a tokenizer of its own: choose another folder")
     eye = _named_clip(clip)
-    if eye.dim != pipe.denoiser.cfg.clip_dim: raise ValueError(f"CLIP and {pipe.called} do not belong together: embeddings of width {eye.dim} there, {pipe.denoiser.cfg.clip_dim} here; the release uses ViT-B-32/openai")
+    if eye.dim != pipe.denoiser.cfg.clip_dim:
+        raise ValueError(
+            f"CLIP and {pipe.called} do not belong together: embeddings of width {eye.dim} there,"
+            f" {pipe.denoiser.cfg.clip_dim} here; the release uses ViT-B-32/openai"
+        )
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {out} ({e.strerror}); choose another folder") from e
     def write(d):
         (d / 'config.json').write_text(json.dumps(asdict(pipe.denoiser.cfg), indent=1) + '\n')
         save_file({k: v.detach().contiguous() for k, v in pipe.denoiser.state_dict().items()}, d / 'model.safetensors')
     pipe.tokenizer.save(out / 'tokenizer')
-    pipe.clip, pipe.tokenizer = eye, SimpleNamespace(cfg=pipe.tokenizer.cfg, fingerprint=pipe.tokenizer.fingerprint)  # its tensors are free to go before the denoiser's are read
+    pipe.clip, pipe.tokenizer = eye, SimpleNamespace(
+        cfg=pipe.tokenizer.cfg, fingerprint=pipe.tokenizer.fingerprint
+    )  # its tensors are free to go before the denoiser's are read
     write_folder(out / pipe.part, write)
     if not eye.public: save_clip(eye, out / 'clip')
     _describe(pipe, out)
@@ -572,5 +852,10 @@ def _named_clip(name):
     if isinstance(name, CLIP): return name
     if Path(name).expanduser().is_dir(): return load_clip(name)
     model, tag = _split_name(str(name))
-    if not open_clip.get_pretrained_cfg(model, tag): raise ValueError(f"open_clip has no weights {tag!r} for {model}; write MODEL/TAG such as ViT-B-32/openai, or give a folder")
-    return SimpleNamespace(name=f'{model}/{tag}', public=True, dim=open_clip.get_model_config(model)['embed_dim'], fingerprint='')
+    if not open_clip.get_pretrained_cfg(model, tag):
+        raise ValueError(
+            f"open_clip has no weights {tag!r} for {model}; write MODEL/TAG such as ViT-B-32/openai, or give a folder"
+        )
+    return SimpleNamespace(
+        name=f'{model}/{tag}', public=True, dim=open_clip.get_model_config(model)['embed_dim'], fingerprint=''
+    )

@@ -22,7 +22,8 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from .clip import embed_images, image_features
-from .loop import Loop, LoopConfig, load_model, save_model
+from .files import load_model, save_model
+from .loop import Loop, LoopConfig
 from .show import image_grid
 
 # %% ../nbs/04_tokenizer.ipynb #7c2f2685
