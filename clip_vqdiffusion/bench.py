@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .clip import embed_images, embed_texts
 from .clip_gen import clip_gen_speed
-from .diffusion import MaskAndReplace
+from .corruption import MaskAndReplace
 from .pipeline import CLIPVQDiffusion
 from .sampling import SCHEDULERS, TokenPrediction, Step, guide, sample, truncate
 

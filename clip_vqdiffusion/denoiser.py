@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .diffusion import MaskAndReplace
+from .corruption import MaskAndReplace
 from .files import load_model, save_model
 
 # %% ../nbs/07_denoiser.ipynb #7d3d1632

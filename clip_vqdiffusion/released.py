@@ -24,7 +24,7 @@ from torch import Tensor
 from .clip import CLIP, _split_name, embed_images, load_clip, save_clip
 from .clip_gen import CLIPGen, CLIPGenConfig
 from .denoiser import Denoiser, DenoiserConfig
-from .diffusion import MaskAndReplace
+from .corruption import MaskAndReplace
 from .files import read_tensors, write_folder
 from clip_vqdiffusion.pipeline import (
     _DEFAULTS,

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from .diffusion import _inverse_cdf, _rand
+from .corruption import _inverse_cdf, _rand
 from .pseudo_text import pseudo_text
 
 # %% ../nbs/10_sampling.ipynb #a0adf39c

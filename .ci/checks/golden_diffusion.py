@@ -10,7 +10,8 @@ from pathlib import Path
 root = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(root))
 import torch
-from clip_vqdiffusion.diffusion import MaskAndReplace, TimestepSampler
+from clip_vqdiffusion.corruption import MaskAndReplace
+from clip_vqdiffusion.diffusion import TimestepSampler
 from clip_vqdiffusion.sampling import guide, truncate
 
 golden = Path(sys.argv[1] if len(sys.argv) > 1 else root.parent/'shared')/'reference/golden'
