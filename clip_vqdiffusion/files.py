@@ -70,6 +70,7 @@ def _seal(folder):
     write_json(folder / 'manifest.json', manifest)
     for p in [*files, folder]: _fsync(p)
 
+# %% ../nbs/workshop/03_files.ipynb #df5164b7
 def _swap(tmp, folder):
     "Put a finished folder in the place of an older one."
     old = folder.with_name(f'.{folder.name}.old')
@@ -159,6 +160,7 @@ def read_object(
     hint = "give the folder of a saved model"
     raise ValueError(f"{file} should hold settings with their names, not a {type(obj).__name__}; {hint}")
 
+# %% ../nbs/workshop/03_files.ipynb #28d5c17e
 def _no_constant(name): raise ValueError(f"{name} is not a number")
 
 _read_object = read_object
@@ -181,7 +183,7 @@ def read_settings(
             raise ValueError(f"{file} describes no {config_cls.__name__}: {name} must be {kind}, not {printable(value)}")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
 
-
+# %% ../nbs/workshop/03_files.ipynb #753d802e
 def _fits(value, kind):
     "Is a JSON value of a dataclass field's type? Lists stand for tuples; their items are checked by the class itself."
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
@@ -211,7 +213,7 @@ def tensor_shapes(
         with safe_open(file, 'pt') as f: return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except SafetensorError as e: raise ValueError(_no_safetensors(file)) from e
 
-
+# %% ../nbs/workshop/03_files.ipynb #cda787ac
 class no_larger_than(TorchDispatchMode):
     "While active, new tensors may not be larger than those of a file by far. Raises ValueError at the first that is."
     SLACK = 2**22  # elements that any module may have beside its weights, such as schedules
@@ -239,7 +241,7 @@ class no_larger_than(TorchDispatchMode):
 
     def _refuse(self): raise ValueError("its sizes are far larger than the tensors in model.safetensors")
 
-
+# %% ../nbs/workshop/03_files.ipynb #5c71d2de
 def _numbers(args):
     "The plain numbers among the arguments of a torch function, one level deep."
     for a in args:
@@ -321,6 +323,7 @@ def folder_lock(
         note.unlink(missing_ok=True)
     finally: lock.release()
 
+# %% ../nbs/workshop/03_files.ipynb #e78fa788
 def _holder(note):
     "Who wrote the note."
     try: r = read_object(note, 10_000)

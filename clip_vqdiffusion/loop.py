@@ -240,6 +240,7 @@ def _start_accelerator(self: Loop):
     self.device = self.accelerator.device
     self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
 
+# %% ../nbs/workshop/04_loop.ipynb #f23b776c
 def _settings(cfg, more):
     "What a checkpoint remembers of its run, as JSON would give it back."
     unused = () if cfg.schedule == 'plateau' else ('plateau_factor', 'plateau_patience', 'plateau_threshold')
@@ -257,6 +258,7 @@ def _make_optimisers(self: Loop):
     self.models = {k: self.accelerator.prepare_model(m) for k, m in self._raw.items()}
     self.optim = {k: self.accelerator.prepare_optimizer(o) for k, o in self.optim.items()}
 
+# %% ../nbs/workshop/04_loop.ipynb #fbf92edd
 def _groups(module, wd):
     ps = [p for p in module.parameters() if p.requires_grad]
     return [
@@ -278,6 +280,7 @@ def _micro(self: Loop, batch, sync: bool):
         self._backward(loss)
         return {'loss': loss.detach(), **logs}
 
+# %% ../nbs/workshop/04_loop.ipynb #10fa1d3a
 @patch
 def _players(self: Loop, losses):
     "Differentiate each loss that a generator yields, before it goes on."
@@ -326,6 +329,7 @@ def _update(self: Loop, loss):
         opt.zero_grad()
     return bad[0] if wrong else None
 
+# %% ../nbs/workshop/04_loop.ipynb #8707176e
 @patch
 def _move(self: Loop, name, opt):
     for group in opt.param_groups: group['lr'] = self.lr * self.lrs.get(name, 1.0)
@@ -369,6 +373,7 @@ def save(self: Loop):
         raise OSError(f"{e}. {then}") from e
     for old in self._checkpoints()[:-2]: shutil.rmtree(old)
 
+# %% ../nbs/workshop/04_loop.ipynb #2979d3f5
 @patch
 def _write_state(self: Loop, d):
     "Everything a resumed run needs, into the folder d."
@@ -407,6 +412,7 @@ def _resume(self: Loop):
     log = self.out / 'log.jsonl'
     if log.is_file(): self.log = [l for l in _log_lines(log) if l['step'] <= self.step]
 
+# %% ../nbs/workshop/04_loop.ipynb #b91c26f4
 @patch
 def _is_good(self: Loop, checkpoint):
     "Is it whole? A damaged one is renamed, so that a new one can take its place."
@@ -435,6 +441,7 @@ def _compare(self: Loop, there):
         )
     if differ and self.main: print(f"{self.out} goes on with other settings than it began with ({says(differ)})", file=sys.stderr)
 
+# %% ../nbs/workshop/04_loop.ipynb #ab2d962d
 def _log_lines(file):
     "The lines of a log that can be read: a killed process may have left half of one, or somebody something else."
     for line in file.read_text(errors='replace').splitlines():
@@ -519,7 +526,7 @@ class Interrupted(KeyboardInterrupt):
     "A training was stopped by a signal, and has saved a checkpoint."
     def __init__(self, message, signum): super().__init__(message); self.signum = signum
 
-
+# %% ../nbs/workshop/04_loop.ipynb #ba582a7a
 class StopSignals:
     "While active, SIGTERM, SIGHUP and SIGINT are noted in `.got`; the second one acts as if nobody had listened."
     def __init__(self): self.got, self._before = None, {}
@@ -599,6 +606,7 @@ def _steps(self: Loop, bar, signals):
         look = self.step == c.steps or self.step % often == 0 or (done and signals.got is None)
         if save or look or self.step % c.log_every == 0: self._report(tally, bar, save, look)
 
+# %% ../nbs/workshop/04_loop.ipynb #364311a6
 @patch
 def _report(self: Loop, tally, bar, save, look):
     "A line of the log; a checkpoint and a look at the models where they are due."
@@ -624,12 +632,14 @@ def _tidy(self: Loop):
     for p in (self.out / 'checkpoints').glob('.step_*'): shutil.rmtree(p, ignore_errors=True)
     if (self.out / 'log.jsonl').exists(): self._write_log()
 
+# %% ../nbs/workshop/04_loop.ipynb #d367c685
 @patch
 def _bar(self: Loop):
     hidden, rarely = not (self.cfg.progress and self.main), 0.5 if sys.stderr.isatty() else 20
     bar = dict(total=self.cfg.steps, initial=self.step, desc=self.out.name, unit='step', disable=hidden)
     return tqdm(**bar, dynamic_ncols=True, mininterval=rarely)
 
+# %% ../nbs/workshop/04_loop.ipynb #64d96d97
 @patch
 def _stopped(self: Loop, signum):
     "What a stopped run says."
