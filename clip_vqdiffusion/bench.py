@@ -51,14 +51,17 @@ def diffusers_prediction(
 
 # %% ../nbs/workshop/16_bench.ipynb #ff61f155
 class DummyDenoiser:
-    "Stands for a network whose logits cost nothing: sharp at visible tokens, normal with a given spread at masks. It knows how long it took."
+    """Stands for a network whose logits cost nothing: sharp at visible tokens, normal with a given spread at masks.
+
+    It knows how long it took, in `seconds`."""
     def __init__(self,
-                 grid: tuple,  # rows, columns
-                 K: int,  # codes
-                 B: int,  # pictures
-                 spread: float,  # of the logits at masks
-                 T: int = 100,  # timesteps
-                 seed: int = 0):  # of the logits
+        grid: tuple,  # rows, columns
+        K: int,  # codes
+        B: int,  # pictures
+        spread: float,  # of the logits at masks
+        T: int = 100,  # timesteps
+        seed: int = 0,  # of the logits
+    ):
         self.grid, self.diffusion, self.seconds = grid, MaskAndReplace(T, K), 0.
         self.logits = spread * torch.randn(2 * B, grid[0] * grid[1], K, generator=torch.Generator().manual_seed(seed))
 
@@ -85,51 +88,46 @@ def sampler_cost(
     turns: int = 3,  # of each; the quickest counts
     say=lambda text: None,  # told what is being done
 ) -> dict:  # milliseconds a step of ours and of diffusers, factor between them, the setting
-    "What a sampling step costs outside the network, beside diffusers'. Raises ImportError without diffusers, ValueError for settings out of range (see `sample`)."
+    """What a sampling step costs outside the network, beside diffusers'.
+
+    Raises ImportError without diffusers, ValueError for settings out of range (see `sample`)."""
+    how = dict(guidance_scale=guidance_scale, truncation=truncation)
+    setting = dict(codes=K, tokens=grid[0] * grid[1], batch=batch, steps=num_inference_steps, **how, spread=spread)
+    say("{batch} pictures of {tokens} tokens of {codes:,} codes, guidance {guidance_scale:g}, truncation"
+        " {truncation:g}, {steps} steps".format(**setting) + f", {torch.get_num_threads()} threads")
     theirs, den = diffusers_scheduler(K), DummyDenoiser(grid, K, batch, spread)
-    c, N, times = torch.zeros(batch, 2), grid[0] * grid[1], dict(ours=[], diffusers=[])
-    say(
-        f"{batch} pictures of {N} tokens of {K:,} codes, guidance {guidance_scale:g}, truncation {truncation:g},"
-        f" {num_inference_steps} steps, {torch.get_num_threads()} threads"
-    )
-    def ours(seed):
-        den.seconds, start = 0., time.perf_counter()
-        sample(
-            den,
-            c,
-            num_inference_steps,
-            guidance_scale,
-            truncation,
-            torch.Generator().manual_seed(seed),
-            scheduler=scheduler,
-        )
-        return (time.perf_counter() - start - den.seconds) / num_inference_steps
-    def other(seed):
-        g, t = torch.Generator().manual_seed(seed), 50
-        xt = den.diffusion.q_sample(torch.randint(K, (batch, N), generator=g), t, g)
-        logits, start = den(xt.repeat(2, 1), None, None), time.perf_counter()
-        theirs.step(diffusers_prediction(logits, guidance_scale, truncation), torch.tensor(t - 1), xt, g)
-        return time.perf_counter() - start
+    runs = dict(ours=lambda seed: _our_step(den, batch, num_inference_steps, scheduler, how, seed),
+                diffusers=lambda seed: _their_step(theirs, den, batch, how, seed))
+    best = {name: 1000 * t for name, t in _in_turns(runs, turns, say).items()}
+    found = dict(ours_ms=best['ours'], diffusers_ms=best['diffusers'], factor=best['diffusers'] / best['ours'])
+    return found | setting | dict(scheduler=scheduler, threads=torch.get_num_threads())
+
+# %% ../nbs/workshop/16_bench.ipynb #2642d276
+def _our_step(den, batch, steps, scheduler, how, seed):
+    "Seconds a step of ours takes outside the network."
+    den.seconds, start = 0., time.perf_counter()
+    sample(den, torch.zeros(batch, 2), steps, generator=torch.Generator().manual_seed(seed), scheduler=scheduler, **how)
+    return (time.perf_counter() - start - den.seconds) / steps
+
+# %% ../nbs/workshop/16_bench.ipynb #ecc2d434
+def _their_step(scheduler, den, batch, how, seed):
+    "Seconds a step of diffusers takes."
+    g, t, K, N = torch.Generator().manual_seed(seed), 50, den.diffusion.K, den.grid[0] * den.grid[1]
+    xt = den.diffusion.q_sample(torch.randint(K, (batch, N), generator=g), t, g)
+    logits, start = den(xt.repeat(2, 1), None, None), time.perf_counter()
+    scheduler.step(diffusers_prediction(logits, *how.values()), torch.tensor(t - 1), xt, g)
+    return time.perf_counter() - start
+
+# %% ../nbs/workshop/16_bench.ipynb #ee831b46
+def _in_turns(runs, turns, say):
+    "The quickest of some turns, taken alternately, so that a busy minute slows both."
+    times = {name: [] for name in runs}
     with torch.inference_mode():
         for turn in range(turns):
-            for name, f in (('ours', ours), ('diffusers', other)):
-                times[name].append(f(turn))
+            for name, run in runs.items():
+                times[name].append(run(turn))
                 say(f"turn {turn + 1}: {name} {1000 * times[name][-1]:.1f} ms a step")
-    best = {k: 1000 * min(v) for k, v in times.items()}
-    return dict(
-        ours_ms=best['ours'],
-        diffusers_ms=best['diffusers'],
-        factor=best['diffusers'] / best['ours'],
-        codes=K,
-        tokens=N,
-        batch=batch,
-        steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        truncation=truncation,
-        spread=spread,
-        scheduler=scheduler,
-        threads=torch.get_num_threads(),
-    )
+    return {name: min(t) for name, t in times.items()}
 
 # %% ../nbs/workshop/16_bench.ipynb #4ad3d6ed
 def model_speed(
@@ -137,41 +135,55 @@ def model_speed(
     batch: int = 16,  # pictures at a time
     turns: int = 3,  # the median counts
     say=lambda text: None,  # told what is being done
-) -> dict:  # part -> milliseconds a picture (of `pass`: of one pass of the network, guided ones take two), images_per_second
+) -> dict:  # part -> milliseconds a picture (`pass`: one pass of the network, guided ones take two), images_per_second
     "How long each part of a model takes on this machine. Raises ValueError when a part is missing."
-    pipe._need('tokenizer', 'to be measured'); pipe._need('clip', 'to be measured')
+    for part in ('tokenizer', 'clip'): pipe._need(part, 'to be measured')
+    out = dict(batch=batch, threads=torch.get_num_threads(), settings=dict(pipe.defaults))
+    with torch.inference_mode():
+        for name, f in _model_parts(pipe, batch).items():
+            if name != 'picture': f() # warm
+            out[name] = median(_milliseconds(f, pipe.device) for _ in range(turns if name != 'picture' else 1)) / batch
+            say(f"{name:20}{out[name]:9.2f} ms a picture")
+    return out | dict(images_per_second=1000 / out['picture'])
+
+# %% ../nbs/workshop/16_bench.ipynb #895fdc7b
+def _model_parts(pipe, batch):
+    "What a drawing is made of, as functions."
     den, size, device = pipe.denoiser, pipe.tokenizer.cfg.image_size, pipe.device
     images, texts = torch.rand(batch, 3, size, size, device=device) * 2 - 1, ['a smiling person with a top hat'] * batch
-    tokens, c = torch.randint(
-        den.cfg.K, (batch, pipe.tokenizer.grid[0] * pipe.tokenizer.grid[1]), device=device
-    ), embed_texts(pipe.clip, texts).to(device)
-    parts = {
+    N = pipe.tokenizer.grid[0] * pipe.tokenizer.grid[1]
+    tokens, c = torch.randint(den.cfg.K, (batch, N), device=device), embed_texts(pipe.clip, texts).to(device)
+    args = (tokens, den.cfg.T, c) if pipe.part == 'denoiser' else (tokens, c)
+    return {
         'CLIP, text': lambda: embed_texts(pipe.clip, texts),
         'CLIP, image': lambda: embed_images(pipe.clip, images),
         'tokenizer, encode': lambda: pipe.tokenizer.encode(images),
         'tokenizer, decode': lambda: pipe.decode(tokens),
-        'pass': (lambda: den(tokens, den.cfg.T, c)) if pipe.part == 'denoiser' else (lambda: den(tokens, c)),
+        'pass': lambda: den(*args),
         'picture': lambda: pipe(texts),
     }
-    out = dict(batch=batch, threads=torch.get_num_threads(), settings=dict(pipe.defaults))
-    def timed(f):
-        start = time.perf_counter(); f()
-        if device.type == 'cuda': torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - start) / batch
-    with torch.inference_mode():
-        for name, f in parts.items():
-            if name != 'picture': f() # warm
-            out[name] = median(timed(f) for _ in range(turns if name != 'picture' else 1))
-            say(f"{name:20}{out[name]:9.2f} ms a picture")
-    return out | dict(images_per_second=1000 / out['picture'])
+
+# %% ../nbs/workshop/16_bench.ipynb #819d1442
+def _milliseconds(f, device):
+    start = time.perf_counter()
+    f()
+    if device.type == 'cuda': torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - start)
 
 # %% ../nbs/workshop/16_bench.ipynb #9a7951c1
-BENCHMARKS = dict(
-    sampler='a sampling step outside the network, beside diffusers',
-    model='the parts of a model',
-    **{'clip-gen': 'CLIP-GEN with and without its key-value cache'}
-)  # name -> what is measured
+BENCHMARKS = {
+    'sampler': 'a sampling step outside the network, beside diffusers',
+    'model': 'the parts of a model',
+    'clip-gen': 'CLIP-GEN with and without its key-value cache',
+}  # name -> what is measured
 
+_SAYS = {
+    'sampler': "outside the network a step takes {ours_ms:.1f} ms, in diffusers {diffusers_ms:.1f} ms: {factor:.1f} times as long",
+    'model': "{images_per_second:.1f} images/s",
+    'clip-gen': "the cache makes {tokens}-token sampling {factor:.1f} times faster; {agree:.0%} of the tokens agree",
+}
+
+# %% ../nbs/workshop/16_bench.ipynb #42e11058
 def bench(
     what: str,  # a key of BENCHMARKS
     say=print,  # told what is being done, and the result
@@ -179,16 +191,7 @@ def bench(
 ) -> dict:  # what they return
     "Measure how fast something is on this machine. Raises ValueError for an unknown name, and what the measurement raises."
     if what not in BENCHMARKS: raise ValueError(f"there is no benchmark {what!r}: choose {', '.join(BENCHMARKS)}")
-    r = dict(sampler=sampler_cost, model=model_speed, **{'clip-gen': clip_gen_speed})[what](**settings, say=say)
-    if what == 'sampler':
-        say(
-            f"outside the network a step takes {r['ours_ms']:.1f} ms, in diffusers {r['diffusers_ms']:.1f} ms:"
-            f" {r['factor']:.1f} times as long"
-        )
-    if what == 'model': say(f"{r['images_per_second']:.1f} images/s")
-    if what == 'clip-gen':
-        say(
-            f"the cache makes {r['tokens']}-token sampling {r['factor']:.1f} times faster; {r['agree']:.0%} of the"
-            " tokens agree"
-        )
-    return r
+    measure = {'sampler': sampler_cost, 'model': model_speed, 'clip-gen': clip_gen_speed}[what]
+    found = measure(**settings, say=say)
+    say(_SAYS[what].format(**found))
+    return found

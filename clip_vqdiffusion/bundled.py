@@ -32,69 +32,71 @@ from .training import DenoiserTraining, denoiser_loop, train_denoiser
 # %% ../nbs/workshop/13_bundled.ipynb #f89128b1
 def _cut_short(loop):
     "The first half of a long schedule, and a short one from there in which the learning rate falls to nothing."
-    return loop(steps=5000, stop=2500, mixed_precision='bf16'), loop(
-        steps=700, lr=5e-4, warmup=20, schedule='linear', ema=0.99, seed=1, mixed_precision='bf16'
-    )
+    half, bf16 = dict(steps=5000, stop=2500), dict(mixed_precision='bf16')
+    return loop(**half, **bf16), loop(steps=700, lr=5e-4, warmup=20, schedule='linear', ema=0.99, seed=1, **bf16)
+
+
+def _clip_config():
+    return CLIPConfig(vision_width=16, vision_layers=(1, 1, 1, 1), text_layers=2, contraries=0.25, paraphrases=0.0)
+
+
+def _clip_loop(steps): return replace(CLIP_LOOP, steps=steps, lr=2e-3, save_every=100)
+
+# %% ../nbs/workshop/13_bundled.ipynb #e8a4b059
+def _tokenizer_loops():
+    return tokenizer_loop(steps=2400), tokenizer_loop(steps=5000, save_every=200, seed=1)
+
+
+def _tokenizer_losses():
+    plain = TokenizerTraining(perceptual='none', adversarial=0.0, flip=False)
+    return plain, replace(plain, l2=4.0, reseed_until=0.5)
+
+
+def _bundled_defaults():
+    "How the bundled denoiser draws: found in tutorials/04_fewer_steps."
+    how = dict(scheduler='purity', guidance_schedule='constant', condition_noise=0.6)
+    return dict(num_inference_steps=8, guidance_scale=1.25, truncation=0.7) | how
 
 # %% ../nbs/workshop/13_bundled.ipynb #3da13bf3
+def _made(make, *args): return field(default_factory=lambda: make(*args))
+
+# %% ../nbs/workshop/13_bundled.ipynb #f18da2a5
 @dataclass
 class BundledSettings:
-    "How everything that ships is trained; numbers of steps are those of the shipped weights."
-    pairs: int = 200_000  # faces with captions for each CLIP
-    clip: CLIPConfig = field(
-        default_factory=lambda: CLIPConfig(
-            vision_width=16, vision_layers=(1, 1, 1, 1), text_layers=2, contraries=0.25, paraphrases=0.0
-        )
-    )
-    clip_loop: LoopConfig = field(default_factory=lambda: replace(CLIP_LOOP, steps=2000, lr=2e-3, save_every=100))
-    scorer_loop: LoopConfig = field(default_factory=lambda: replace(CLIP_LOOP, steps=1200, lr=2e-3, save_every=100))
-    faces: tuple = (
-        30_000,
-        100_000,
-        60_000,
-    )  # pictures without captions, the first so many of one set: for the first part of the tokenizer; for its second part; for denoiser and CLIP-GEN
-    tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig.preset('tiny'))
-    tokenizer_loops: tuple = field(
-        default_factory=lambda: (tokenizer_loop(steps=2400), tokenizer_loop(steps=5000, save_every=200, seed=1))
-    )
-    tokenizer_losses: tuple = field(
-        default_factory=lambda: (
-            TokenizerTraining(perceptual='none', adversarial=0.0, flip=False),
-            TokenizerTraining(perceptual='none', adversarial=0.0, l2=4.0, flip=False, reseed_until=0.5),
-        )
-    )
-    denoiser: dict = field(
-        default_factory=lambda: dict(depth=4, cond_width=64)
-    )  # fields of DenoiserConfig that differ from its preset `tiny`
-    denoiser_training: DenoiserTraining = field(default_factory=lambda: DenoiserTraining(alpha=1.5, aux_weight=0.05))
-    denoiser_loops: tuple = field(default_factory=lambda: _cut_short(denoiser_loop))  # in two parts, like the tokenizer
-    clip_gen: dict = field(
-        default_factory=lambda: dict(depth=5)
-    )  # fields of CLIPGenConfig that differ from its preset `tiny`: as many parameters as the denoiser has
-    clip_gen_training: CLIPGenTraining = field(default_factory=lambda: CLIPGenTraining(alpha=1.5))
-    clip_gen_loops: tuple = field(default_factory=lambda: _cut_short(clip_gen_loop))  # the same
-    judge_loop: LoopConfig = field(default_factory=lambda: JUDGE_LOOP)
-    defaults: dict = field(
-        default_factory=lambda: dict(
-            num_inference_steps=8,
-            guidance_scale=1.25,
-            truncation=0.7,
-            scheduler='purity',
-            guidance_schedule='constant',
-            condition_noise=0.6,
-        )
-    )  # found in tutorials/04_fewer_steps
-    clip_gen_defaults: dict = field(default_factory=lambda: dict(guidance_scale=2.0, truncation=0.95))
+    """How everything that ships is trained; numbers of steps are those of the shipped weights.
 
-    def scaled(self, fraction: float) -> 'BundledSettings':  # in (0, 1]
+    `faces` counts pictures without captions, the first so many of one set: for the first part of the tokenizer, for
+    its second part, and for denoiser and CLIP-GEN. `denoiser` and `clip_gen` are what differs from the presets `tiny`."""
+    pairs: int = 200_000  # faces with captions for each CLIP
+    clip: CLIPConfig = _made(_clip_config)
+    clip_loop: LoopConfig = _made(_clip_loop, 2000)
+    scorer_loop: LoopConfig = _made(_clip_loop, 1200)
+    faces: tuple = (30_000, 100_000, 60_000)
+    tokenizer: TokenizerConfig = _made(TokenizerConfig.preset, 'tiny')
+    tokenizer_loops: tuple = _made(_tokenizer_loops)
+    tokenizer_losses: tuple = _made(_tokenizer_losses)
+    denoiser: dict = _made(lambda: dict(depth=4, cond_width=64))
+    denoiser_training: DenoiserTraining = _made(lambda: DenoiserTraining(alpha=1.5, aux_weight=0.05))
+    denoiser_loops: tuple = _made(_cut_short, denoiser_loop)  # in two parts, like the tokenizer
+    clip_gen: dict = _made(lambda: dict(depth=5))  # as many parameters as the denoiser has
+    clip_gen_training: CLIPGenTraining = _made(lambda: CLIPGenTraining(alpha=1.5))
+    clip_gen_loops: tuple = _made(_cut_short, clip_gen_loop)
+    judge_loop: LoopConfig = _made(lambda: JUDGE_LOOP)
+    defaults: dict = _made(_bundled_defaults)
+    clip_gen_defaults: dict = _made(lambda: dict(guidance_scale=2.0, truncation=0.95))
+
+    def scaled(self, fraction: float) -> 'BundledSettings':  # fraction in (0, 1]
         "The same with only a part of all steps and faces, to see that it runs. Raises ValueError for a fraction out of range."
-        if not 0 < fraction <= 1: raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
-        few = lambda n, least: max(least, round(n * fraction))
-        less = lambda l: replace(l, steps=few(l.steps, 4), warmup=few(l.warmup, 1), stop=l.stop and few(l.stop, 2))
-        loops = {
-            k: tuple(map(less, v)) if k.endswith('_loops') else less(v) for k, v in vars(self).items() if '_loop' in k
-        }
-        return replace(self, pairs=few(self.pairs, 200), faces=tuple(few(n, 64) for n in self.faces), **loops)
+        return _scaled(self, fraction)
+
+# %% ../nbs/workshop/13_bundled.ipynb #8da2e4aa
+def _scaled(s, fraction):
+    if not 0 < fraction <= 1: raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+    def few(n, least): return max(least, round(n * fraction))
+    def less(l): return replace(l, steps=few(l.steps, 4), warmup=few(l.warmup, 1), stop=l.stop and few(l.stop, 2))
+    loops = {k: v for k, v in vars(s).items() if '_loop' in k}
+    loops = {k: tuple(map(less, v)) if isinstance(v, tuple) else less(v) for k, v in loops.items()}
+    return replace(s, pairs=few(s.pairs, 200), faces=tuple(few(n, 64) for n in s.faces), **loops)
 
 # %% ../nbs/workshop/13_bundled.ipynb #2b153105
 def _rounded_clip(clip, folder):
@@ -128,16 +130,10 @@ def bundled_tokenizer(
     seed: int = 0,
 ) -> Tokenizer:  # loaded from `out/tokenizer`
     "Train the tokenizer in two parts."
-    tok = None
+    tok, size = None, s.tokenizer.image_size
     for k, (n, loop, losses) in enumerate(zip(s.faces, s.tokenizer_loops, s.tokenizer_losses)):
-        tok = train_tokenizer(
-            avatars(n, s.tokenizer.image_size, 2 * seed),
-            Path(out) / 'training' / f'tokenizer-{k + 1}',
-            s.tokenizer,
-            replace(loop, seed=2 * seed + k),
-            losses,
-            start=tok,
-        )
+        folder, faces = Path(out) / 'training' / f'tokenizer-{k + 1}', avatars(n, size, 2 * seed)
+        tok = train_tokenizer(faces, folder, s.tokenizer, replace(loop, seed=2 * seed + k), losses, start=tok)
     return _rounded_tokenizer(tok, Path(out) / 'tokenizer')
 
 # %% ../nbs/workshop/13_bundled.ipynb #8931edaa
@@ -151,43 +147,33 @@ def bundled_decoders(
     cache_dir: str | Path | None = None,  # of tokens and embeddings; default: the cache of 🤗 datasets
 ):
     "Train the denoiser and the CLIP-GEN on the same tokens and embeddings, and write the pipelines."
-    out, size = Path(out), s.tokenizer.image_size
-    sizes = dict(grid=tokenizer.grid, K=tokenizer.K, clip_dim=clip.dim)
-    encoded, held = (
-        encode_dataset(avatars(n, size, k), tokenizer, clip, cache_dir=cache_dir)
-        for n, k in ((s.faces[2], 2 * seed), (512, 2 * seed + 1))
-    )
-    in_parts = lambda name, loops: [
-        (out / 'training' / f'{name}-{k + 1}', replace(l, seed=2 * seed + k)) for k, l in enumerate(loops)
-    ]
+    encode = lambda n, k: encode_dataset(avatars(n, s.tokenizer.image_size, k), tokenizer, clip, cache_dir=cache_dir)
+    data = encode(s.faces[2], 2 * seed), encode(512, 2 * seed + 1)      # to learn from, and held out
     if 'denoiser' in parts:
-        den = None
-        for folder, loop in in_parts('denoiser', s.denoiser_loops):
-            den = train_denoiser(
-                encoded,
-                folder,
-                DenoiserConfig.preset('tiny', **sizes, **s.denoiser),
-                loop,
-                s.denoiser_training,
-                tokenizer,
-                held,
-                start=den,
-            )
+        den = _bundled_denoiser(Path(out), s, tokenizer, clip.dim, data, seed)
         CLIPVQDiffusion(clip, tokenizer, den, s.defaults).save_pretrained(out, half=True)
     if 'clip_gen' in parts:
-        gpt = None
-        for folder, loop in in_parts('clip_gen', s.clip_gen_loops):
-            gpt = train_clip_gen(
-                encoded,
-                folder,
-                CLIPGenConfig.preset('tiny', **sizes, **s.clip_gen),
-                loop,
-                s.clip_gen_training,
-                tokenizer,
-                held,
-                start=gpt,
-            )
+        gpt = _bundled_gpt(Path(out), s, tokenizer, clip.dim, data, seed)
         CLIPGenPipeline(clip, tokenizer, gpt, s.clip_gen_defaults).save_pretrained(out, half=True)
+
+# %% ../nbs/workshop/13_bundled.ipynb #c572e8c6
+def _in_parts(out, name, loops, seed):
+    "A folder and a loop for each part of a training."
+    for k, loop in enumerate(loops): yield out / 'training' / f'{name}-{k + 1}', replace(loop, seed=2 * seed + k)
+
+# %% ../nbs/workshop/13_bundled.ipynb #6ea56529
+def _bundled_denoiser(out, s, tok, dim, data, seed):
+    cfg, den = DenoiserConfig.preset('tiny', grid=tok.grid, K=tok.K, clip_dim=dim, **s.denoiser), None
+    for folder, loop in _in_parts(out, 'denoiser', s.denoiser_loops, seed):
+        den = train_denoiser(data[0], folder, cfg, loop, s.denoiser_training, tok, data[1], start=den)
+    return den
+
+# %% ../nbs/workshop/13_bundled.ipynb #c5400f24
+def _bundled_gpt(out, s, tok, dim, data, seed):
+    cfg, gpt = CLIPGenConfig.preset('tiny', grid=tok.grid, K=tok.K, clip_dim=dim, **s.clip_gen), None
+    for folder, loop in _in_parts(out, 'clip_gen', s.clip_gen_loops, seed):
+        gpt = train_clip_gen(data[0], folder, cfg, loop, s.clip_gen_training, tok, data[1], start=gpt)
+    return gpt
 
 # %% ../nbs/workshop/13_bundled.ipynb #e7ab5dbe
 def train_bundled(
@@ -197,20 +183,19 @@ def train_bundled(
     cache_dir: str | Path | None = None,  # of tokens and embeddings; default: the cache of 🤗 datasets
     say=print,  # where messages go
 ) -> CLIPVQDiffusion:  # loaded from `out`
-    """Train from nothing everything that comes with the package: CLIP, scorer, tokenizer, denoiser, CLIP-GEN, judge. Interrupted, the same call goes on.
+    """Train from nothing everything that comes with the package: CLIP, scorer, tokenizer, denoiser, CLIP-GEN, judge.
 
-    Raises ValueError for settings that do not fit or a folder with another training, OSError when nothing can be written."""
+    Interrupted, the same call goes on. Raises ValueError for settings that do not fit or a folder with another
+    training, OSError when nothing can be written."""
     s, out = settings or BundledSettings(), Path(out)
-    say(f"CLIP and scorer: {s.clip_loop.steps:,} and {s.scorer_loop.steps:,} steps; watch {out / 'training'}")
+    steps = lambda loops: ' + '.join(f'{l.stop or l.steps:,}' for l in loops) + ' steps'
+    say(f"CLIP and scorer: {steps([s.clip_loop])} and {steps([s.scorer_loop])}; watch {out / 'training'}")
     clip = bundled_clips(out, s, seed)
-    say(f"tokenizer: {' + '.join(f'{l.steps:,}' for l in s.tokenizer_loops)} steps")
+    say(f"tokenizer: {steps(s.tokenizer_loops)}")
     tok = bundled_tokenizer(out, s, seed)
-    say(
-        f"denoiser and CLIP-GEN: {' + '.join(f'{l.stop or l.steps:,}' for l in s.denoiser_loops)} and"
-        f" {' + '.join(f'{l.stop or l.steps:,}' for l in s.clip_gen_loops)} steps"
-    )
+    say(f"denoiser and CLIP-GEN: {steps(s.denoiser_loops)} and {steps(s.clip_gen_loops)}")
     bundled_decoders(out, s, clip, tok, seed, cache_dir=cache_dir)
-    say(f"judge: {s.judge_loop.steps:,} steps")
+    say(f"judge: {steps([s.judge_loop])}")
     train_judge(out / 'training', loop=replace(s.judge_loop, seed=seed)).save(out / 'judge', half=True)
     return CLIPVQDiffusion.from_pretrained(out)
 
@@ -241,64 +226,44 @@ Reconstruction by the tokenizer {psnr:.1f} dB, {kept:.1%} of attributes kept, {u
 **Licence.** Apache-2.0, weights included.
 """
 
-
+# %% ../nbs/workshop/13_bundled.ipynb #c97216c5
 def bundled_card(
     figures: dict,  # of the denoiser, from `evaluate`
     others: dict | None = None,  # of the CLIP-GEN, from `evaluate`
     settings: BundledSettings | None = None,  # default: those of the shipped weights
 ) -> str:  # README.md of the model's folder
     "The model card of the bundled models."
-    s = settings or BundledSettings()
+    s, v, tok = settings or BundledSettings(), figures['settings'], figures['tokenizer']
+    made = dict(size=s.tokenizer.image_size, faces=max(s.faces), pairs=s.pairs, training=_training(s))
+    how = dict(n=v['prompts'], steps=v['num_inference_steps'], scheduler=v['scheduler'], guidance=v['guidance_scale'])
+    how |= dict(truncation=v['truncation'], noise=v['condition_noise'], alpha=s.denoiser_training.alpha)
+    kept = dict(codes=s.tokenizer.codes, psnr=tok['psnr'], kept=tok['attributes_kept'], used=tok['codes_used'])
+    rest = dict(bits=figures['bits_per_token'], variety=figures['variety']['value'], found=figures['clip']['retrieval_500'])
+    return _CARD.format(**made, **how, **kept, **rest, rows=_rows(figures, others), worst=_worst(figures))
+
+# %% ../nbs/workshop/13_bundled.ipynb #c220e6a1
+def _training(s):
+    "Steps of every part, in words."
+    loops = dict(CLIP=[s.clip_loop], scorer=[s.scorer_loop], tokenizer=s.tokenizer_loops, denoiser=s.denoiser_loops)
+    loops |= {'CLIP-GEN': s.clip_gen_loops, 'judge': [s.judge_loop]}
+    said = lambda l: f'{l.stop or l.steps:,} steps of {l.batch_size}'
+    return ', '.join(f"{name} {' and '.join(map(said, parts))}" for name, parts in loops.items())
+
+# %% ../nbs/workshop/13_bundled.ipynb #e64e62c1
+def _rows(figures, others):
+    "The table of the card."
     percent = lambda f: f"{f['value']:.1%} ({f['low']:.1%} .. {f['high']:.1%})"
     row = lambda name, f, key: f"| {name} | {percent(f[key]['in'])} | {percent(f[key]['out'])} |"
-    best = (
-        f"best of {figures['settings']['candidates']} by the model's CLIP ({figures['settings']['reranked']} prompts)"
-    )
-    rows = [
-        row('attributes as asked for', figures, 'attribute_accuracy'),
-        row(best, figures, 'attribute_accuracy_best_of_8'),
-    ]
+    v, chance = figures['settings'], figures['chance']
+    rows = [row('attributes as asked for', figures, 'attribute_accuracy')]
+    best = f"best of {v['candidates']} by the model's CLIP ({v['reranked']} prompts)"
+    rows.append(row(best, figures, 'attribute_accuracy_best_of_8'))
     if others: rows.append(row('CLIP-GEN: attributes as asked for', others, 'attribute_accuracy'))
-    rows.append(
-        f"| the same drawings, prompts shuffled (chance) | {figures['chance']['in']['value']:.1%} |"
-        f" {figures['chance']['out']['value']:.1%} |"
-    )
-    worst, v = figures['worst_attribute'], figures['settings']
-    steps = (
-        ('CLIP', s.clip_loop),
-        ('scorer', s.scorer_loop),
-        ('tokenizer', s.tokenizer_loops[0]),
-        ('and', s.tokenizer_loops[1]),
-        ('denoiser', s.denoiser_loops[0]),
-        ('and', s.denoiser_loops[1]),
-        ('CLIP-GEN', s.clip_gen_loops[0]),
-        ('and', s.clip_gen_loops[1]),
-        ('judge', s.judge_loop),
-    )
-    return _CARD.format(
-        size=s.tokenizer.image_size,
-        faces=max(s.faces),
-        pairs=s.pairs,
-        training=', '.join(f'{k} {l.stop or l.steps:,} steps of {l.batch_size}' for k, l in steps).replace(
-            ', and', ' and'
-        ),
-        alpha=s.denoiser_training.alpha,
-        n=v['prompts'],
-        steps=v['num_inference_steps'],
-        scheduler=v['scheduler'],
-        guidance=v['guidance_scale'],
-        truncation=v['truncation'],
-        noise=v['condition_noise'],
-        rows='\n'.join(rows),
-        codes=s.tokenizer.codes,
-        psnr=figures['tokenizer']['psnr'],
-        kept=figures['tokenizer']['attributes_kept'],
-        used=figures['tokenizer']['codes_used'],
-        bits=figures['bits_per_token'],
-        variety=figures['variety']['value'],
-        found=figures['clip']['retrieval_500'],
-        worst=(
-            f"Most often wrong: {worst['in']['name']} ({worst['in']['value']:.0%} right), on unseen pairs"
-            f" {worst['out']['name']} ({worst['out']['value']:.0%})."
-        ),
-    )
+    shuffled = f"{chance['in']['value']:.1%} | {chance['out']['value']:.1%}"
+    return '\n'.join([*rows, f"| the same drawings, prompts shuffled (chance) | {shuffled} |"])
+
+# %% ../nbs/workshop/13_bundled.ipynb #1ed98532
+def _worst(figures):
+    seen, unseen = figures['worst_attribute']['in'], figures['worst_attribute']['out']
+    right = f"{seen['name']} ({seen['value']:.0%} right), on unseen pairs {unseen['name']} ({unseen['value']:.0%})"
+    return f"Most often wrong: {right}."
