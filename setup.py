@@ -27,9 +27,10 @@ def long_description():
     return re.sub(rf"(\]\(){relative}", rf"\g<1>{page}", text)                        # what is left: [links](...)
 
 def package_data():
-    "The bundled models, relative to the package."
+    "The bundled models, the words for drawn faces and the mark of typed code, relative to the package."
     root = here/lib
-    return [str(p.relative_to(root)) for p in sorted(root.glob("models/**/*")) if p.is_file() and p.suffix in DATA]
+    found = [root/"py.typed", root/"lexicon.json", *sorted(root.glob("models/**/*"))]
+    return [str(p.relative_to(root)) for p in found if p.is_file() and p.suffix in DATA | {".typed"}]
 
 setup(
     name=cfg["lib_name"],
