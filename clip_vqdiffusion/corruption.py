@@ -9,7 +9,9 @@ __all__ = ['SCHEDULES', 'MaskAndReplace']
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .numerics import Float64Buffers, _inverse_cdf, _over, _rand, check_codes, check_curves, read_curves
 
 # %% ../nbs/05_corruption.ipynb #c5c56acc
 def _linear(T, first, last): return torch.linspace(first, last, T, dtype=torch.float64)
@@ -29,45 +31,19 @@ def _replace(T, share=0.1):
 SCHEDULES = dict(released=_released, replace=_replace)
 
 # %% ../nbs/05_corruption.ipynb #dd0a1d03
-def _check_curves(ab, gb, T):
-    "Raise ValueError unless alpha_bar and gamma_bar (float64, from t=0 on) belong to a process."
-    if len(ab) != T + 1 or len(gb) != T + 1:
-        raise ValueError(
-            f"alpha_bar and gamma_bar must both have T={T} values (or T+1 from t=0 on), not {len(ab)} and {len(gb)}."
-        )
-    if not (torch.isfinite(ab).all() and torch.isfinite(gb).all()) or ab[0] != 1 or gb[0] != 0:
-        raise ValueError(
-            "alpha_bar must start at 1 and gamma_bar at 0 when t=0 is included, and no value may be NaN or infinite."
-        )
-    eps, kept = 1e-12, ab/(1 - gb).clamp(min=1e-300)            # kept: a token that was not masked was never replaced
-    outside = (
-        (ab[:-1] <= 0).any() or (gb[:-1] >= 1).any() or (ab < 0).any() or (gb > 1).any() or (ab + gb > 1 + eps).any()
-    )
-    wrong_way = (ab.diff() > eps).any() or (gb.diff() < -eps).any() or (kept[:-1].diff() > eps).any()
-    if outside or wrong_way or (gb[-1] < 1 and kept.diff()[-1] > eps):
-        raise ValueError(
-            "alpha_bar must fall and gamma_bar rise within [0, 1], with alpha_bar + gamma_bar <= 1 and "
-            "alpha_bar / (1 - gamma_bar) never rising, and before the last step alpha_bar > 0 and gamma_bar < 1."
-        )
-
-# %% ../nbs/05_corruption.ipynb #dabcd1eb
 def _schedule(schedule, T: int) -> tuple[Tensor, Tensor]:
-    "alpha_bar and gamma_bar, float64 of shape (T+1,) with (1, 0) at t=0; ValueError when no process has these curves."
+    "alpha_bar and gamma_bar, float64 (T+1,), (1, 0) at t=0. ValueError when no process has these curves."
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
-            raise ValueError(
-                f"schedule {schedule!r} is unknown: take one of {', '.join(SCHEDULES)}, or give alpha_bar and"
-                " gamma_bar of length T."
-            )
-        curves = SCHEDULES[schedule](T)
-    else: curves = (schedule['alpha_bar'], schedule['gamma_bar']) if isinstance(schedule, dict) else tuple(schedule)
-    ab, gb = (torch.as_tensor(c, dtype=torch.float64).flatten().cpu() for c in curves)
-    if len(ab) == T: ab, gb = torch.cat([ab.new_ones(1), ab]), torch.cat([gb.new_zeros(1), gb])
-    _check_curves(ab, gb, T)
+            raise ValueError(f"schedule {schedule!r} is unknown: take one of {', '.join(SCHEDULES)}, "
+                             "or give alpha_bar and gamma_bar of length T.")
+        schedule = SCHEDULES[schedule](T)
+    ab, gb = read_curves(schedule, T)
+    check_curves(ab, gb, T)
     return ab, gb
 
 # %% ../nbs/05_corruption.ipynb #560dc17b
-class MaskAndReplace(nn.Module):
+class MaskAndReplace(Float64Buffers):
     """The corruption of VQ-Diffusion (2111.14822, section 4.1) in closed form, and its exact inverse.
 
     States 0..K-1 are codes, K is the mask. `alpha_bar`, `beta_bar`, `gamma_bar`: the keep, replace (per code)
@@ -96,16 +72,9 @@ def mask(self: MaskAndReplace) -> int:
     return self.K
 
 @patch
-def _apply(self: MaskAndReplace, fn, recurse=True):
-    "Move with the model, but stay in float64 whatever the model is cast to (float32 on devices without float64)."
-    device = fn(torch.empty(0)).device
-    dtype = torch.float32 if device.type == 'mps' else torch.float64
-    for name in ('alpha_bar', 'beta_bar', 'gamma_bar'): setattr(self, name, getattr(self, name).to(device, dtype))
-    return self
-
-@patch
 def extra_repr(self: MaskAndReplace):
-    return f"T={self.T}, K={self.K}, schedule={self.schedule if isinstance(self.schedule, str) else 'custom'!r}"
+    name = self.schedule if isinstance(self.schedule, str) else 'custom'
+    return f"T={self.T}, K={self.K}, schedule={name!r}"
 
 # %% ../nbs/05_corruption.ipynb #e87cea56
 @patch
@@ -123,8 +92,7 @@ def at(self: MaskAndReplace,
 # %% ../nbs/05_corruption.ipynb #6060e232
 @patch
 def between(self: MaskAndReplace,
-    s,  # earlier timestep(s): int or (B,)
-    t,  # later timestep(s): int or (B,)
+    s, t,  # earlier and later timestep(s): int or (B,)
 ) -> tuple[Tensor, Tensor, Tensor]:  # alpha, beta, gamma of q(x_t | x_s), each (B, 1), float64
     "What happens from s to t, a step of the same form. Raises ValueError unless 0 <= s < t <= T."
     (ab_s, bb_s, gb_s), (ab_t, bb_t, gb_t) = self.at(s), self.at(t)
@@ -134,18 +102,9 @@ def between(self: MaskAndReplace,
     alpha, stay = ab_t/ab_s, (1 - gb_t)/(1 - gb_s)
     rest = stay - alpha
     beta = torch.where((rest > 1e-15) & (bb_t > 0), rest, 0)/self.K
-    return alpha, beta, 1 - stay
+    return alpha, beta, 1 - stay  # kept, replaced by each code, masked
 
 # %% ../nbs/05_corruption.ipynb #8ba5f164
-@patch
-def _codes(self: MaskAndReplace, x0):
-    "A clean picture has no masks. Checked on the CPU only: a GPU would have to wait."
-    if x0.is_cpu and x0.numel() and not (0 <= x0.min() and x0.max() < self.K):
-        raise ValueError(
-            f"x0 must hold codes 0..{self.K - 1}, got {x0.min()}..{x0.max()}: masks ({self.K}) belong into xt only."
-        )
-
-# %% ../nbs/05_corruption.ipynb #b6639575
 @patch
 def q_xt_x0(self: MaskAndReplace,
     x0: Tensor,  # tokens (B, N) int64
@@ -154,19 +113,12 @@ def q_xt_x0(self: MaskAndReplace,
     """q(x_t | x_0) for every state (section 4.1 of 2111.14822).
 
     Raises ValueError for t outside 0..T, or an x0 that is no code (on the CPU)."""
-    self._codes(x0)
+    check_codes(x0, self.K)
     ab, bb, gb = (c[..., None] for c in self.at(t))
     q = bb.expand(*x0.shape, self.K + 1).clone()
     q.scatter_add_(-1, x0[..., None], ab.expand(*x0.shape, 1))
     q[..., self.K:] = gb
     return q
-
-# %% ../nbs/05_corruption.ipynb #ae7b744c
-def _rand(shape, like: Tensor, generator=None, dtype=torch.float64) -> Tensor:
-    "Uniform numbers on like's device; drawn where the generator lives, so that a CPU generator works for a GPU model."
-    if like.device.type == 'mps': dtype = torch.float32
-    device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=device, dtype=dtype).to(like.device)
 
 # %% ../nbs/05_corruption.ipynb #d334149e
 @patch
@@ -176,27 +128,24 @@ def q_sample(self: MaskAndReplace,
     generator: torch.Generator = None,  # source of randomness (default: torch's own)
 ) -> Tensor:                            # x_t (B, N) int64
     "Draw x_t from q(x_t | x_0) with one uniform number a token. Raises ValueError for t outside 0..T."
-    ab, bb, gb = self.at(t)
-    u = _rand(x0.shape, x0, generator)
+    (_, bb, gb), u = self.at(t), _rand(x0.shape, x0, generator)
     code = ((u - gb)/bb.clamp(min=1e-300)).clamp(0, self.K - 1).long()   # which of the K slots
     return torch.where(u < gb, self.K, torch.where(u < gb + self.K*bb, code, x0))
 
-# %% ../nbs/05_corruption.ipynb #c971e137
-def _over(x: Tensor, y: Tensor) -> Tensor:
-    "x / y, and 0 where y is 0 (the event it is the chance of cannot happen)."
-    return torch.where(y > 0, x/torch.where(y > 0, y, 1), 0)
-
+# %% ../nbs/05_corruption.ipynb #d3e043f9
 def _from_mask(p, ab_s, bb_s, gb_t, g):
-    "Case 3: p(x_s = j) where x_t is the mask."
+    "Line 3: p(x_s = j) where x_t is the mask."
     return _over(g*ab_s, gb_t).to(p.dtype)*p + _over(g*bb_s, gb_t).to(p.dtype)
 
+# %% ../nbs/05_corruption.ipynb #f29b3d6b
 def _from_code(p, k, ab_s, bb_s, ab_t, bb_t, a, b):
-    "Case 4: p(x_s = j) where x_t is code k, (..., 1)."
-    w = p.scatter(-1, k, p.gather(-1, k)*_over(bb_t, ab_t + bb_t).to(p.dtype))   # other codes were replaced to become k
+    "Line 4: p(x_s = j) where x_t is code k, (..., 1)."
+    def cast(x): return x.to(p.dtype)
+    w = p.scatter(-1, k, p.gather(-1, k)*cast(_over(bb_t, ab_t + bb_t)))  # another code was replaced to become k
     W = w.sum(-1, keepdim=True)
-    out = _over(b, bb_t).to(p.dtype)*(ab_s.to(p.dtype)*w + bb_s.to(p.dtype)*W)
-    p_k = _over(ab_t, ab_t + bb_t).to(p.dtype)*p.gather(-1, k) + _over(a*bb_s, bb_t).to(p.dtype)*W
-    out = out.scatter_add(-1, k, p_k.expand(*k.shape))                            # k may also not have moved
+    out = cast(_over(b, bb_t))*(cast(ab_s)*w + cast(bb_s)*W)
+    p_k = cast(_over(ab_t, ab_t + bb_t))*p.gather(-1, k) + cast(_over(a*bb_s, bb_t))*W
+    out = out.scatter_add(-1, k, p_k.expand(*k.shape))            # k may also not have moved
     return torch.where(bb_t > 0, out, torch.zeros_like(p).scatter_(-1, k, 1.))
 
 # %% ../nbs/05_corruption.ipynb #fb801c8d
@@ -219,17 +168,6 @@ def q_posterior(self: MaskAndReplace,
     from_mask = _from_mask(p, ab_s, bb_s, gb_t, g)
     mask_mass = _over(gb_s, gb_t).to(p.dtype)*masked
     return torch.cat([torch.where(masked, from_mask, from_code), mask_mass], -1)
-
-# %% ../nbs/05_corruption.ipynb #401c3ffc
-def _inverse_cdf(
-    p: Tensor,  # weights (..., K), not negative, with a positive sum
-    u: Tensor,  # uniform numbers in [0, 1) (...)
-) -> Tensor:    # codes (...) int64
-    "Draw from each row with one uniform number. In float32 a code below about 1e-7 could never be drawn."
-    cdf = p.cumsum(-1, dtype=torch.float32 if p.device.type == 'mps' else torch.float64)
-    last = cdf[..., -1]
-    level = torch.minimum(u.to(cdf.dtype)*last, torch.nextafter(last, torch.zeros_like(last)))
-    return torch.searchsorted(cdf, level[..., None], right=True)[..., 0].clamp(max=p.shape[-1] - 1)
 
 # %% ../nbs/05_corruption.ipynb #068ef243
 @patch

@@ -9,73 +9,34 @@ __all__ = ['TimestepSampler', 'MaskAndReplace', 'SCHEDULES']
 import math
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .corruption import SCHEDULES, MaskAndReplace, _inverse_cdf, _over, _rand
+from .corruption import SCHEDULES, MaskAndReplace, _rand
+from .fast_terms import TokenCases, token_kl
 _all_ = ['MaskAndReplace', 'SCHEDULES']
 
-# %% ../nbs/06_diffusion.ipynb #19ec0eff
+# %% ../nbs/06_diffusion.ipynb #c75979c9
 @patch
 def prior_kl(self: MaskAndReplace,
-             x0: Tensor # tokens (B, N) int64
-            ) -> Tensor: # (B,) nats
-    "KL(q(x_T | x_0) || p(x_T)): what is left of the picture at T. p(x_T) is the schedule's own; `prior` gives its last bit of code mass, where it is below 1e-4, to the mask, as the release does."
+    x0: Tensor,  # tokens (B, N) int64
+) -> Tensor:     # (B,) nats
+    """KL(q(x_T | x_0) || p(x_T)): what is left of the picture at T.
+
+    p(x_T) is the schedule's own. (`prior` turns its last codes into masks where they are below 1e-4.)"""
     ab, bb, gb = (c.item() for c in self.at(self.T))
-    def term(q): return q * math.log(q * self.K / (1 - gb)) if q > 0 else 0.
-    kl = term(ab + bb) + (self.K - 1) * term(bb)
-    return torch.full((len(x0),), kl * x0.shape[1], dtype=self.alpha_bar.dtype, device=x0.device)
+    def term(q): return q*math.log(q*self.K/(1 - gb)) if q > 0 else 0.
+    kl = term(ab + bb) + (self.K - 1)*term(bb)
+    return torch.full((len(x0),), kl*x0.shape[1], dtype=self.alpha_bar.dtype, device=x0.device)
 
-# %% ../nbs/06_diffusion.ipynb #f7333d7e
-class _Case:
-    "What `loss_terms` needs to know of each token: all tensors (B, N) or (B, 1), float64; s is t - 1."
-    def __init__(self, mr, logp, x0, xt, t):
-        (self.ab_s, self.bb_s, _), (self.ab_t, self.bb_t, self.gb_t) = mr.at(t - 1), mr.at(t)
-        self.a, self.b, self.g = mr.between(t - 1, t)
-        self.masked, k = xt == mr.K, xt.clamp(max=mr.K - 1)
-        self.code = ~self.masked & (self.bb_t > 0)                # a visible code that may have been replaced
-        self.same = self.code & (xt == x0)                        # ... and was not
-        picked = logp.gather(-1, torch.stack([x0, k], -1)).to(self.ab_t.dtype)
-        self.logp_x0, self.logp_k = picked.unbind(-1)  # log-probabilities of the original and of what is visible
-        self.p_k = self.logp_k.exp()
-        self.c = _over(self.bb_t, self.ab_t + self.bb_t)
-        self.W = torch.where(self.code, self.c*self.p_k - torch.expm1(self.logp_k.clamp(max=0)), 1.)
-        self.e = torch.where(self.same, self.c, 1.)               # W when x0 is known
-
-# %% ../nbs/06_diffusion.ipynb #1d5d4189
-_TINY = 1e-300
-
-def _others(mr, s, logp):
-    "The KL's share of all codes but x0 and k."
-    some = s.bb_s > 0
-    log_ratio = torch.where(some, s.ab_s / s.bb_s.clamp(min=_TINY), 1.).log() - s.W.log()
-    every = F.softplus(logp + log_ratio[..., None].to(logp.dtype)).sum(-1).to(s.ab_t.dtype)
-    at_x0 = F.softplus(s.logp_x0 + log_ratio)
-    at_k = torch.where(s.code & ~s.same, F.softplus(s.logp_k + log_ratio), 0.)
-    n = mr.K - 1 - (s.code & ~s.same).to(s.ab_t.dtype)
-    return torch.where(some, s.bb_s * s.e * (n * (s.e.log() - s.W.log()) - (every - at_x0 - at_k)), 0.)
-
-def _original(s):
-    "The share of x0 itself, where it is not k."
-    both = torch.logaddexp(s.ab_s.log() + s.logp_x0, s.bb_s.clamp(min=_TINY).log() + s.W.log())
-    log_m_x0 = torch.where(s.bb_s > 0, both, s.ab_s.log() + s.logp_x0)
-    return torch.where(s.same, 0., (s.ab_s + s.bb_s) * ((s.ab_s + s.bb_s).log() - log_m_x0))
-
-def _visible(s):
-    "The share of k, the visible code, which may also not have moved."
-    m_q = (torch.where(s.same, s.ab_s, 0.) + s.bb_s) * s.e
-    m_p = (s.ab_s * s.c * s.p_k + s.bb_s * s.W).clamp(min=_TINY)
-    return _over(s.a + s.b, s.bb_t) * m_q * (m_q.clamp(min=_TINY).log() - m_p.log())
-
-# %% ../nbs/06_diffusion.ipynb #c190cb6c
+# %% ../nbs/06_diffusion.ipynb #5adc1752
 @patch
 def loss_terms(self: MaskAndReplace,
     logits: Tensor,  # the network's logits for x_0 (B, N, K), any float dtype
     x0: Tensor,      # tokens (B, N) int64
     xt: Tensor,      # corrupted tokens (B, N) int64
     t,               # timestep(s) in 1..T: int or (B,)
-) -> tuple[Tensor, Tensor]:  # vb (B,): this t's term of the bound; aux (B,): cross-entropy of x_0; nats, summed over tokens
+) -> tuple[Tensor, Tensor]:  # vb (B,): this t's term of the bound; aux (B,): cross-entropy of x_0; nats an image
     """The term L_{t-1} of the bound, and the auxiliary loss (section 4.2 of 2111.14822).
 
     For t > 1 vb is KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), for t = 1 it is -log p(x_0 | x_1).
@@ -83,93 +44,97 @@ def loss_terms(self: MaskAndReplace,
     logits = logits if logits.dtype == torch.float64 else logits.float()
     t = torch.as_tensor(t, device=xt.device).expand(len(xt)) if torch.as_tensor(t).dim() == 0 else t
     logp = logits.log_softmax(-1)
-    s = _Case(self, logp, x0, xt, t)
-    moved = torch.where(s.masked, _over(s.g, s.gb_t), _over(s.b, s.bb_t))*(_original(s) + _others(self, s, logp))
-    kl = torch.where(s.masked, moved, torch.where(s.code, moved + _visible(s), 0.))
-    nll = -s.logp_x0
-    vb = torch.where(t.reshape(-1, 1) == 1, nll, kl)
+    cases = TokenCases(self, logp, x0, xt, t)
+    nll = -cases.logp_x0
+    vb = torch.where(t.reshape(-1, 1) == 1, nll, token_kl(cases, logp))
     return vb.sum(-1).to(logits.dtype), nll.sum(-1).to(logits.dtype)
 
 # %% ../nbs/06_diffusion.ipynb #1df71a8e
 class TimestepSampler(nn.Module):
-    """Which timesteps to train on: p(t) in proportion to sqrt(E[L_t^2]) (Improved DDPM, 2102.09672; used by 2111.14822).
-
-    Uniform until every t was seen more than `warm` times. Running means are buffers, so that `state_dict` carries them through a checkpoint. Draws with torch's own generator."""
+    "Which timesteps to train on: p(t) in proportion to sqrt(E[L_t^2]) (Improved DDPM, 2102.09672)."
     def __init__(self,
-                 T: int = 100, # number of timesteps
-                 decay: float = 0.9, # of the running mean of L_t^2
-                 warm: int = 10): # sightings of each t before the means are used
-        super().__init__()
-        self.T, self.decay, self.warm = T, decay, warm
-        self.register_buffer('history', torch.zeros(T + 1)) # E[L_t^2], index t, 0 unused
+        T: int = 100,         # number of timesteps
+        decay: float = 0.9,   # of the running mean of L_t^2
+        warm: int = 10,       # p(t) is uniform until every t was seen more often than this
+    ):
+        super().__init__(); self.T, self.decay, self.warm = T, decay, warm
+        self.register_buffer('history', torch.zeros(T + 1))                    # E[L_t^2], index t, 0 unused
         self.register_buffer('count', torch.zeros(T + 1, dtype=torch.int64))
 
-    def probabilities(self) -> Tensor: # (T+1,), 0 at t=0
-        "p(t). The first t takes the weight of the second, as in the release: its term is no KL and would dominate."
-        if (self.count[1:] <= self.warm).any(): p = torch.ones_like(self.history)
-        else:
-            p = (self.history + 1e-10).sqrt() + 1e-4
-            if self.T > 1: p[1] = p[2]
-        p[0] = 0
-        return p / p.sum()
+# %% ../nbs/06_diffusion.ipynb #fd1fdc3e
+@patch
+def probabilities(self: TimestepSampler) -> Tensor:  # (T+1,), 0 at t=0
+    "p(t). The first t takes the weight of the second, as in the release: its term is no KL and would dominate."
+    if (self.count[1:] <= self.warm).any(): p = torch.ones_like(self.history)
+    else:
+        p = (self.history + 1e-10).sqrt() + 1e-4
+        if self.T > 1: p[1] = p[2]
+    p[0] = 0
+    return p/p.sum()
 
-    def forward(self,
-                B: int # how many
-               ) -> tuple[Tensor, Tensor]: # t (B,) int64 in 1..T; p(t) (B,)
-        "Draw timesteps."
-        p = self.probabilities()
-        t = torch.multinomial(p[1:], B, replacement=True) + 1
-        return t, p[t]
+# %% ../nbs/06_diffusion.ipynb #e0f5ecc7
+@patch
+def forward(self: TimestepSampler,
+    B: int,                  # how many
+) -> tuple[Tensor, Tensor]:  # t (B,) int64 in 1..T; p(t) (B,)
+    "Draw timesteps, with torch's own generator."
+    p = self.probabilities()
+    t = torch.multinomial(p[1:], B, replacement=True) + 1
+    return t, p[t]
 
-    @torch.no_grad()
-    def update(self,
-               t: Tensor, # (B,) int64
-               vb: Tensor): # (B,): what `loss_terms` gave at these t
-        "Take note of the losses seen. Terms that are not finite are left out."
-        ok = torch.isfinite(vb)
-        t, squared = t[ok], vb[ok].detach().to(self.history.dtype) ** 2
-        n = torch.zeros_like(self.count).index_add_(0, t, torch.ones_like(t))
-        mean = torch.zeros_like(self.history).index_add_(0, t, squared) / n.clamp(min=1)
-        self.history.copy_(torch.where(n > 0, self.decay * self.history + (1 - self.decay) * mean, self.history))
-        self.count.add_(n)
+# %% ../nbs/06_diffusion.ipynb #a1d67c13
+@patch
+@torch.no_grad()
+def update(self: TimestepSampler,
+    t: Tensor,   # (B,) int64
+    vb: Tensor,  # (B,): what `loss_terms` gave at these t
+):
+    "Take note of the losses seen. Terms that are not finite are left out."
+    ok = torch.isfinite(vb)
+    t, squared = t[ok], vb[ok].detach().to(self.history.dtype)**2
+    n = torch.zeros_like(self.count).index_add_(0, t, torch.ones_like(t))
+    mean = torch.zeros_like(self.history).index_add_(0, t, squared)/n.clamp(min=1)
+    self.history.copy_(torch.where(n > 0, self.decay*self.history + (1 - self.decay)*mean, self.history))
+    self.count.add_(n)
 
 # %% ../nbs/06_diffusion.ipynb #a0d5e458
 @patch
 def train_loss(self: MaskAndReplace,
-               logits: Tensor, # the network's logits for x_0 (B, N, K)
-               x0: Tensor, # tokens (B, N) int64
-               xt: Tensor, # corrupted tokens (B, N) int64
-               t: Tensor, # timesteps in 1..T (B,)
-               pt: Tensor = None, # chance each t was drawn with (B,) (default: 1/T)
-               aux_weight: float = 5e-4 # weight of the auxiliary loss
-              ) -> tuple[Tensor, Tensor, Tensor]: # loss (scalar, nats a token), vb (B,) and aux (B,) of `loss_terms`
-    "The training objective of the release: (vb + aux_weight (2 - (t-1)/T) aux) / p(t), averaged over images and tokens."
+    logits: Tensor,              # the network's logits for x_0 (B, N, K)
+    x0: Tensor,                  # tokens (B, N) int64
+    xt: Tensor,                  # corrupted tokens (B, N) int64
+    t: Tensor,                   # timesteps in 1..T (B,)
+    pt: Tensor = None,           # chance each t was drawn with (B,) (default: 1/T)
+    aux_weight: float = 5e-4,    # weight of the auxiliary loss
+) -> tuple[Tensor, Tensor, Tensor]:  # loss (scalar, nats a token); vb (B,) and aux (B,) of `loss_terms`
+    "The objective of the release: (vb + aux_weight (2 - (t-1)/T) aux) / p(t), averaged over images and tokens."
     vb, aux = self.loss_terms(logits, x0, xt, t)
-    pt = 1 / self.T if pt is None else pt.to(vb.dtype)
-    weight = aux_weight * (2 - (t - 1) / self.T)
-    return ((vb + weight * aux) / pt).mean() / x0.shape[1], vb, aux
+    pt = 1/self.T if pt is None else pt.to(vb.dtype)
+    weight = aux_weight*(2 - (t - 1)/self.T)
+    return ((vb + weight*aux)/pt).mean()/x0.shape[1], vb, aux
 
 # %% ../nbs/06_diffusion.ipynb #6750d3dc
 @patch
 @torch.no_grad()
 def bound(self: MaskAndReplace,
-          model, # (xt, t) -> logits (B, N, K); a condition is bound in by the caller
-          x0: Tensor, # tokens (B, N) int64
-          num_timesteps: int = None, # how many t to visit, one from each of as many equal stretches (default: all T)
-          generator: torch.Generator = None # source of randomness (default: torch's own)
-         ) -> Tensor: # (B,) float64, bits per token
-    """The variational bound on -log2 p(x_0), per image and token; each visited t costs one pass of the model and one draw of x_t.
+    model,                              # (xt, t) -> logits (B, N, K); a condition is bound in by the caller
+    x0: Tensor,                         # tokens (B, N) int64
+    num_timesteps: int = None,          # how many t to visit, one from each of as many equal stretches (default: all T)
+    generator: torch.Generator = None,  # source of randomness (default: torch's own)
+) -> Tensor:                            # (B,) float64, bits per token
+    """The variational bound on -log2 p(x_0), per image and token: an unbiased estimate (section 4.2 of 2111.14822).
 
-    An unbiased estimate of the bound in section 4.2 of 2111.14822. Raises ValueError for num_timesteps outside 1..T."""
+    Each visited t costs one pass of the model and one draw of x_t.
+    Raises ValueError for num_timesteps outside 1..T."""
     n = self.T if num_timesteps is None else num_timesteps
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= self.T:
         raise ValueError(f"num_timesteps must be a whole number in 1..{self.T}, not {n!r}.")
     total = self.prior_kl(x0)
     for i in range(n):
-        first, last = self.T * i // n + 1, self.T * (i + 1) // n
+        first, last = self.T*i//n + 1, self.T*(i + 1)//n
         width = last - first + 1
-        t = first + (_rand(len(x0), x0, generator) * width).long().clamp(max=width - 1)
+        t = first + (_rand(len(x0), x0, generator)*width).long().clamp(max=width - 1)
         xt = self.q_sample(x0, t, generator)
         vb, _ = self.loss_terms(model(xt, t), x0, xt, t)
-        total = total + width * vb.to(total.dtype)
-    return total / (x0.shape[1] * math.log(2))
+        total = total + width*vb.to(total.dtype)
+    return total/(x0.shape[1]*math.log(2))

@@ -221,6 +221,8 @@ def show_curves(
         xy = [(r.get('step', i), r[k]) for i, r in enumerate(rows) if _is_number(r.get(k))]
         ax.plot(*zip(*xy), lw=1, marker='.' if len(xy) < 20 else None, ms=4)
         ax.set_title(k, fontsize=8, pad=3)
+        ax.set_xlabel('step', fontsize=7, labelpad=1)
+        ax.set_ylabel(k.replace('_', ' '), fontsize=7, labelpad=1)
         ax.tick_params(labelsize=6)
         ax.grid(alpha=0.3)
     _show(fig, path)
