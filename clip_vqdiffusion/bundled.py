@@ -14,19 +14,13 @@ import torch
 
 from .clip import CLIP_LOOP, CLIPConfig, load_clip, save_clip, train_clip
 from .clip_gen import CLIPGenConfig, CLIPGenTraining, clip_gen_loop, train_clip_gen
-from .data import avatars
+from .avatars import avatars
 from .denoiser import DenoiserConfig
 from .evaluation import JUDGE_LOOP, train_judge
 from .loop import LoopConfig
 from .pipeline import CLIPGenPipeline, CLIPVQDiffusion, _bundled
-from clip_vqdiffusion.tokenizer import (
-    Tokenizer,
-    TokenizerConfig,
-    TokenizerTraining,
-    encode_dataset,
-    tokenizer_loop,
-    train_tokenizer,
-)
+from .encoded import encode_dataset
+from .tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, tokenizer_loop, train_tokenizer
 from .training import DenoiserTraining, denoiser_loop, train_denoiser
 
 # %% ../nbs/workshop/13_bundled.ipynb #f89128b1

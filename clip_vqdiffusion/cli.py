@@ -7,8 +7,8 @@ __all__ = ['app', 'main', 'generate', 'vary', 'inpaint', 'interpolate', 'edit', 
            'train_bundled_command', 'evaluate_command', 'reconstruct', 'info', 'import_released_command',
            'bench_command']
 
-# %% ../nbs/workshop/17_cli.ipynb #46856444
-import json, os, sys, warnings
+# %% ../nbs/workshop/17_cli.ipynb #b8dec6aa
+import functools, inspect, json, math, os, sys, traceback, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -17,68 +17,119 @@ import typer
 app = typer.Typer(
     name='clipvqd',
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=dict(help_option_names=['-h', '--help']),
     help=(
         "Text-to-image models from images without captions (CLIP-VQDiffusion). Start with: clipvqd generate \"a"
         " smiling person with a top hat\""
     ),
 )
 
-# %% ../nbs/workshop/17_cli.ipynb #ea412fab
+# %% ../nbs/workshop/17_cli.ipynb #41d126a7
+def _version(wanted: bool):
+    if not wanted: return
+    from importlib.metadata import version
+    print('clip_vqdiffusion', version('clip_vqdiffusion'))
+    raise typer.Exit()
+
+
+@app.callback()
+def _everywhere(
+    version: Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help="Say the version, and end.")] = False,
+    debug: Annotated[bool, typer.Option('--debug', help="Show where an error comes from (also: CLIPVQD_DEBUG=1).")] = False,
+    quiet: Annotated[bool, typer.Option('--quiet', '-q', help="Say nothing but results and errors.")] = False,
+): pass
+
+# %% ../nbs/workshop/17_cli.ipynb #a4349378
 _KNOWN = (ValueError, TypeError, OSError, FloatingPointError)  # errors that say themselves what to do
+_loud = dict(debug=False, quiet=False)  # of this call
 
 
-def main() -> None:  # exits with status 0, 1 (something is wrong), 2 (a verb or option is) or 130 (stopped by hand)
+def main() -> None:  # exits with status 0, 1 (something is wrong), 2 (a verb or option is) or 128 + the signal that stopped it
     "Entry point of `clipvqd`: one line on standard error and exit status 1 when something is wrong."
-    warnings.showwarning = lambda m, category, *a, **kw: (
-        print(f'clipvqd: {m}', file=sys.stderr) if category is UserWarning else None
-    )
+    _loud.update(debug=os.environ.get('CLIPVQD_DEBUG', '') not in ('', '0'), quiet=False)
+    sys.argv[1:] = list(_take_switches(sys.argv[1:]))
+    warnings.showwarning = _warn
     try: app()
-    except _KNOWN as e:
-        print('clipvqd: ' + ' '.join(str(e).split()), file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt: sys.exit(130)
-    except RuntimeError as e:
-        if type(e).__name__ != 'OutOfMemoryError': raise
-        print(
-            'clipvqd: the GPU has not enough memory for this; free it, draw fewer images at a time, or choose a'
-            ' smaller preset',
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as e:
+        if str(e): print(f'clipvqd: {e}', file=sys.stderr)
+        sys.exit(128 + getattr(e, 'signum', 2))
+    except Exception as e:
+        if _loud['debug']: traceback.print_exc()
+        print('clipvqd: ' + _sentence(e), file=sys.stderr)
         sys.exit(1)
 
-# %% ../nbs/workshop/17_cli.ipynb #a46695c4
+
+def _take_switches(args):
+    "Note --debug and --quiet wherever they stand; hand on the rest."
+    names, plain = {'--debug': 'debug', '--quiet': 'quiet', '-q': 'quiet'}, False
+    for a in args:
+        plain = plain or a == '--'
+        if a in names and not plain: _loud[names[a]] = True
+        else: yield a
+
+# %% ../nbs/workshop/17_cli.ipynb #6b9dcd1f
+def _sentence(e):
+    "What an error says to a user, in one line."
+    text = ' '.join(str(e).split())
+    if len(text) > 1500: text = text[:1500] + '…'
+    if type(e).__name__ == 'OutOfMemoryError':
+        return "the GPU has not enough memory for this; free it, draw fewer images at a time, or choose a smaller preset"
+    if isinstance(e, MemoryError): return "there is not enough memory for this; ask for fewer or smaller pictures"
+    if isinstance(e, _KNOWN): return text
+    return (
+        f"this is a bug ({type(e).__name__}: {text}); please report it with the command and what --debug shows, see"
+        " CONTRIBUTING.md"
+    )
+
+
+def _warn(message, category, *args, **kw):
+    if category is UserWarning: _note(str(message))
+
+
+def _note(text):
+    "A word beside the results, on standard error."
+    if not _loud['quiet']: print(f"clipvqd: {text if len(text) <= 500 else text[:500] + '…'}", file=sys.stderr)
+
+
+def _say(text):
+    "A word that is no result, on standard output."
+    if not _loud['quiet']: print(text, flush=True)
+
+
+def _progress(): return sys.stderr.isatty() and not _loud['quiet']
+
+# %% ../nbs/workshop/17_cli.ipynb #dc3b63d4
 def _prepare(threads=0):
+    "Settings that must be made before PyTorch is imported; the device to work on."
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
-    for name, value in dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0').items():
-        os.environ.setdefault(
-            name, value
-        )  # before torch: idle threads sleep, so that a busy machine is not slowed down tenfold
+    # idle threads sleep, so that a busy machine is not slowed down tenfold
+    for name, value in dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0').items(): os.environ.setdefault(name, value)
     import torch
-    if threads < 0: raise ValueError(f"--threads must be 0 (all cores) or a positive number, got {threads}")
     if threads: torch.set_num_threads(threads)
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
-# %% ../nbs/workshop/17_cli.ipynb #66abdbfd
+# %% ../nbs/workshop/17_cli.ipynb #e9bef1e0
+_PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
+
 def _images_out(out: Path, n: int) -> list:
     "Names for n images: `out` itself, or numbered ones; the folder is made and tried."
-    is_file = bool(out.suffix) and not out.is_dir()
-    if is_file and out.suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
+    if out == Path(''): raise ValueError("--out is empty: give a file such as face.png, or a folder")
+    is_file = out.suffix != '' and not out.suffix[1:].isdigit() and not out.is_dir()   # run2.5 is a folder
+    if is_file and out.suffix.lower() not in _PICTURES:
         raise ValueError(f"--out must end in .png, .jpg or .webp, or be a folder, not {out.name!r}")
     folder = out.parent if is_file else out
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, 'Permission denied')
+        if not os.access(folder, os.W_OK): raise PermissionError(13, 'Permission denied')
     except OSError as e:
         raise OSError(f"cannot write to {folder} ({e.strerror}); choose another place with --out") from e
     if is_file and n == 1: return [out]
     stem, suffix = (out.stem, out.suffix) if is_file else ('image', '.png')
     return [folder / f'{stem}-{i + 1:0{len(str(n))}d}{suffix}' for i in range(n)]
 
-# %% ../nbs/workshop/17_cli.ipynb #52c535b7
+# %% ../nbs/workshop/17_cli.ipynb #efa8ded5
 def _save(images, names, records=None):
     "Pictures to files, PNGs with their records; prints the names."
     from clip_vqdiffusion.pipeline import save_picture
@@ -89,7 +140,7 @@ def _save(images, names, records=None):
 
 def _save_drawn(drawn, names): _save(drawn.images, names, [drawn.record(i) for i in range(len(drawn.images))])
 
-# %% ../nbs/workshop/17_cli.ipynb #39b1a801
+# %% ../nbs/workshop/17_cli.ipynb #6123d77f
 def _load_pipe(model, clip=None, device='cpu'):
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
     return CLIPVQDiffusion.from_pretrained(model, clip=_load_clip(clip) if clip else None, device=device)
@@ -101,7 +152,7 @@ def _load_clip(name):
     from clip_vqdiffusion.pipeline import _bundled, bundled_models
     return load_clip(str(_bundled() / name.removesuffix('/clip_gen') / 'clip') if name in bundled_models() else name)
 
-# %% ../nbs/workshop/17_cli.ipynb #8905b2fd
+# %% ../nbs/workshop/17_cli.ipynb #f3765dc4
 def _load_tokenizer(name):
     "The tokenizer of a model, or one by its own folder."
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
@@ -110,108 +161,83 @@ def _load_tokenizer(name):
         return Tokenizer.load(name)
     return CLIPVQDiffusion.from_pretrained(name, clip=False).tokenizer
 
-# %% ../nbs/workshop/17_cli.ipynb #8c3d3995
-_Model = Annotated[
-    str,
-    typer.Option(
-        '--model',
-        help=(
-            "A model: the name of a bundled one, a folder that `clipvqd train` wrote, or a Hugging Face id;"
-            " MODEL/clip_gen is the CLIP-GEN in it."
-        ),
-    ),
-]
-_Out = Annotated[
-    Path,
-    typer.Option('--out', help="A file (.png, .jpg, .webp) or a folder; the names of several images are numbered."),
-]
-_Clip = Annotated[
-    Optional[str],
-    typer.Option(
-        '--clip',
-        help=(
-            "A CLIP: a folder (see `clipvqd train-clip`), the name of a bundled model, or an open_clip MODEL/TAG such"
-            " as ViT-B-32/openai (downloaded once)."
-        ),
-    ),
-]
-_Minutes = Annotated[
-    float,
-    typer.Option(
-        '--max-minutes',
-        help=(
-            "Stop early after about so many minutes, with a usable result; the same command goes on later (a denoiser"
-            " starts afresh as long as its tokenizer is still learning). 0 = all steps."
-        ),
-    ),
-]
-_SaveEvery = Annotated[
-    Optional[int],
-    typer.Option(
-        '--save-every',
-        help=(
-            "Steps between checkpoints; an interrupted run loses the steps since the last one. Default: the preset's."
-        ),
-    ),
-]
-_Seed = Annotated[
-    int, typer.Option('--seed', min=0, max=2**63 - 1, help="Equal seeds give equal results on the same machine.")
-]
-_Steps = Annotated[
-    Optional[int],
-    typer.Option(
-        '--steps',
-        help=(
-            "Denoising steps, 1 to the model's T; more is slower and not always better. Not for a CLIP-GEN. Default:"
-            " the model's."
-        ),
-    ),
-]
-_Guidance = Annotated[
-    Optional[float],
-    typer.Option(
-        '--guidance',
-        help=(
-            "How strongly the prompt is followed; 1 = as trained, 2 to 4 = more strictly, with less variety. Default:"
-            " the model's."
-        ),
-    ),
-]
-_Truncation = Annotated[
-    Optional[float],
-    typer.Option(
-        '--truncation',
-        '--top-p',
-        help="Keep only the likeliest codes up to this probability, in (0, 1]. Default: the model's.",
-    ),
-]
-_Scheduler = Annotated[
-    Optional[str],
-    typer.Option(
-        '--scheduler',
-        help=(
-            "How to get from one step to the next, by name (see 08_sampling); a wrong name lists them. Not for a"
-            " CLIP-GEN. Default: the model's."
-        ),
-    ),
-]
-_GuidanceSchedule = Annotated[
-    Optional[str],
-    typer.Option(
-        '--guidance-schedule',
-        help="How guidance goes with the steps, by name (see 08_sampling). Not for a CLIP-GEN. Default: the model's.",
-    ),
-]
-_ConditionNoise = Annotated[
-    Optional[float],
-    typer.Option(
-        '--condition-noise',
-        help=(
-            "Noise on the embedding, as in training: more variety, less obedience; 0 = none. Not for a CLIP-GEN."
-            " Default: the model's."
-        ),
-    ),
-]
+# %% ../nbs/workshop/17_cli.ipynb #1d4bdb5b
+_MOST = dict(pictures=10_000, batch=4096, threads=1024, steps=100_000_000, prompts=100_000)
+
+def _finite(ctx: typer.Context, param: typer.CallbackParam, value: Optional[float]):
+    "nan passes every comparison, so it passes click's ranges."
+    if value is not None and not math.isfinite(value): raise typer.BadParameter(f"{value} is not a number of any use here.")
+    return value
+
+
+def _one_of(*names):
+    "A callback that takes these names only."
+    def check(ctx: typer.Context, param: typer.CallbackParam, value: Optional[str]):
+        if value is None or value in names: return value
+        raise typer.BadParameter(f"{value!r} is unknown: take one of {', '.join(names)}.")
+    return check
+
+# %% ../nbs/workshop/17_cli.ipynb #deab558a
+_SCHEDULERS = ('ancestral', 'cosine', 'confidence', 'purity', 'halton', 'remask')
+_GUIDANCES = ('constant', 'ramp', 'interval', 'normalised')
+
+_Model = Annotated[str, typer.Option('--model', help=(
+    "A model: the name of a bundled one, a folder that `clipvqd train` wrote, or a Hugging Face id; MODEL/clip_gen is"
+    " the CLIP-GEN in it."))]
+_Out = Annotated[Path, typer.Option('--out', help=(
+    "A file (.png, .jpg, .webp) or a folder; the names of several images are numbered."))]
+_Clip = Annotated[Optional[str], typer.Option('--clip', help=(
+    "A CLIP: a folder (see `clipvqd train-clip`), the name of a bundled model, or an open_clip MODEL/TAG such as"
+    " ViT-B-32/openai (downloaded once)."))]
+_Seed = Annotated[int, typer.Option('--seed', min=0, max=2**63 - 1, help=(
+    "Equal seeds give equal results on the same machine."))]
+_Num = Annotated[int, typer.Option('--num', min=1, max=_MOST['pictures'], help="How many pictures.")]
+_Threads = Annotated[int, typer.Option('--threads', min=0, max=_MOST['threads'], help=(
+    "CPU threads; 0 = as many as there are cores."))]
+
+# %% ../nbs/workshop/17_cli.ipynb #4aa2b4ab
+_Minutes = Annotated[float, typer.Option('--max-minutes', min=0, callback=_finite, help=(
+    "Stop early after about so many minutes, with a usable result; the same command goes on later (a denoiser starts"
+    " afresh as long as its tokenizer is still learning). 0 = all steps."))]
+_SaveEvery = Annotated[Optional[int], typer.Option('--save-every', min=1, max=_MOST['steps'], help=(
+    "Steps between checkpoints; an interrupted run loses the steps since the last one. Default: the preset's."))]
+_Stepping = Annotated[Optional[int], typer.Option(min=1, max=_MOST['steps'])]
+_Rate = dict(min=1e-12, max=10, callback=_finite)
+
+# %% ../nbs/workshop/17_cli.ipynb #e8d9ea82
+def _sampling(
+    steps: Annotated[Optional[int], typer.Option('--steps', help=(
+        "Denoising steps, 1 to the model's T; more is slower and not always better. Not for a CLIP-GEN."
+        " Default: the model's."))] = None,
+    guidance: Annotated[Optional[float], typer.Option('--guidance', min=0, max=1000, callback=_finite, help=(
+        "How strongly the prompt is followed; 1 = as trained, 2 to 4 = more strictly, with less variety."
+        " Default: the model's."))] = None,
+    truncation: Annotated[Optional[float], typer.Option('--truncation', '--top-p', callback=_finite, help=(
+        "Keep only the likeliest codes up to this probability, in (0, 1]. Default: the model's."))] = None,
+    scheduler: Annotated[Optional[str], typer.Option('--scheduler', callback=_one_of(*_SCHEDULERS), help=(
+        "How to get from one step to the next, by name (see 10_sampling); a wrong name lists them. Not for a CLIP-GEN."
+        " Default: the model's."))] = None,
+    guidance_schedule: Annotated[Optional[str], typer.Option('--guidance-schedule', callback=_one_of(*_GUIDANCES), help=(
+        "How guidance goes with the steps, by name (see 09_guidance). Not for a CLIP-GEN. Default: the model's."))] = None,
+    condition_noise: Annotated[Optional[float], typer.Option('--condition-noise', min=0, max=1000, callback=_finite, help=(
+        "Noise on the embedding, as in training: more variety, less obedience; 0 = none. Not for a CLIP-GEN."
+        " Default: the model's."))] = None,
+): "The options of every verb that draws."
+
+# %% ../nbs/workshop/17_cli.ipynb #01d013e9
+def _with(options):
+    "Give a verb the options of a function; it gets what was named as the dictionary `settings`."
+    extra = inspect.signature(options).parameters
+    def decorate(verb):
+        own = inspect.signature(verb).parameters
+        @functools.wraps(verb)
+        def call(**said):
+            settings = _given(**{name: said.pop(name) for name in extra})
+            return verb(**said, settings=settings)
+        call.__signature__ = inspect.Signature([q for p in own.values() for q in (extra.values() if p.name == 'settings' else [p])])
+        call.__annotations__ = {p.name: p.annotation for p in call.__signature__.parameters.values()}
+        return call
+    return decorate
 
 
 def _given(**settings):
@@ -219,527 +245,452 @@ def _given(**settings):
     words = dict(steps='num_inference_steps', guidance='guidance_scale')
     return {words.get(k, k): v for k, v in settings.items() if v is not None}
 
-# %% ../nbs/workshop/17_cli.ipynb #dd3baf07
+# %% ../nbs/workshop/17_cli.ipynb #537b5797
 @app.command(short_help='Draw pictures of one or more prompts, or one again.')
+@_with(_sampling)
 def generate(
     ctx: typer.Context,
-    prompts: Annotated[Optional[list[str]], typer.Argument(metavar='PROMPT...', help="What the pictures shall show; quote each prompt. Several prompts are drawn one after the other.")] = None,
+    prompts: Annotated[Optional[list[str]], typer.Argument(metavar='PROMPT...', help=(
+        "What the pictures shall show; quote each prompt. Several prompts are drawn one after the other."))] = None,
     model: _Model = 'avatars',
     out: _Out = Path('out.png'),
-    num: Annotated[int, typer.Option('--num', help="Images per prompt.")] = 1,
-    steps: _Steps = None,
-    guidance: _Guidance = None,
-    truncation: _Truncation = None,
-    scheduler: _Scheduler = None,
-    guidance_schedule: _GuidanceSchedule = None,
-    condition_noise: _ConditionNoise = None,
-    temperature: Annotated[Optional[float], typer.Option('--temperature', help="CLIP-GEN only: below 1 likelier codes become likelier still. Default: the model's.")] = None,
-    top_k: Annotated[Optional[int], typer.Option('--top-k', help="CLIP-GEN only: draw from so many of the likeliest codes. Default: the model's.")] = None,
-    rerank: Annotated[int, typer.Option('--rerank', help="Draw so many candidates per prompt and keep the best by CLIP; 0 = off.")] = 0,
+    num: Annotated[int, typer.Option('--num', min=1, max=_MOST['pictures'], help="Images per prompt.")] = 1,
+    settings=None,
+    temperature: Annotated[Optional[float], typer.Option('--temperature', callback=_finite, help=(
+        "CLIP-GEN only: below 1 likelier codes become likelier still. Default: the model's."))] = None,
+    top_k: Annotated[Optional[int], typer.Option('--top-k', min=1, max=10**9, help=(
+        "CLIP-GEN only: draw from so many of the likeliest codes. Default: the model's."))] = None,
+    rerank: Annotated[int, typer.Option('--rerank', min=0, max=_MOST['pictures'], help=(
+        "Draw so many candidates per prompt and keep the best by CLIP; 0 = off."))] = 0,
     seed: _Seed = 0,
-    like: Annotated[Optional[Path], typer.Option('--like', help="A PNG that any verb has drawn: draw it again, bit for bit on the same machine. What is said beside it (--seed, --steps, a prompt ...) replaces what it was drawn with.")] = None,
-    film: Annotated[bool, typer.Option('--film', help="Also save how each picture came about: NAME-film.gif, and NAME-strip.png with some of its frames.")] = False,
+    like: Annotated[Optional[Path], typer.Option('--like', help=(
+        "A PNG that any verb has drawn: draw it again, bit for bit on the same machine. What is said beside it (--seed,"
+        " --steps, a prompt ...) replaces what it was drawn with. The model that the PNG names is taken if it is a"
+        " bundled one; any other must be given with --model."))] = None,
+    film: Annotated[bool, typer.Option('--film', help=(
+        "Also save how each picture came about: NAME-film.gif, and NAME-strip.png with some of its frames."))] = False,
     clip: _Clip = None,
 ):
     """Draw pictures of one or more prompts. Example: clipvqd generate "a sad person with blue hair" --num 4 --out faces
 
     A PNG remembers what it was drawn with: clipvqd info faces/image-3.png shows it, clipvqd generate --like faces/image-3.png draws it again."""
-    device = _prepare()
-    said = lambda name: ctx.get_parameter_source(name).name == 'COMMANDLINE'
-    settings = _given(
-        steps=steps,
-        guidance=guidance,
-        truncation=truncation,
-        scheduler=scheduler,
-        guidance_schedule=guidance_schedule,
-        condition_noise=condition_noise,
-        temperature=temperature,
-        top_k=top_k,
-    )
+    settings |= _given(temperature=temperature, top_k=top_k)
+    how = dict(prompts=prompts, model=model, num=num, rerank=rerank, seed=seed)
+    said = {k for k in how if ctx.get_parameter_source(k).name == 'COMMANDLINE'}
     if like:
-        from clip_vqdiffusion.pipeline import picture_info
-        record = picture_info(like)
-        if not said('model'): model = record.get('model')
-        if model is None:
-            raise ValueError(
-                f"{like} was drawn by a model without a name, of the hash {record['model_hash']}: say where it is"
-                " with --model"
-            )
-        if not (prompts or said('num') or said('rerank')):
-            return _again(
-                like,
-                record,
-                _load_pipe(model, clip, device),
-                out,
-                settings,
-                seed if said('seed') else None,
-                said('model'),
-                film,
-            )
-        if record['verb'] != 'generate':
-            raise ValueError(
-                f"{like} was made by {record['verb']}: prompts, --num and --rerank go with pictures that generate has"
-                " drawn; leave them out to draw it again"
-            )
-        made_by = record['arguments']
-        settings, seed = {k: v for k, v in {**record['settings'], **settings}.items() if v is not None}, (
-            seed if said('seed') or record['seed'] is None else record['seed']
-        )
-        prompts, num, rerank = (
-            prompts or made_by['prompt'],
-            num if said('num') else made_by['num_images_per_prompt'],
-            rerank if said('rerank') else made_by['rerank'],
-        )
+        how, settings, record = _like(like, how, settings, said)
+        if record: return _again(like, record, _load_pipe(how['model'], clip, _prepare()), out, settings, how['seed'], 'model' in said, film)
+    _check_prompts(**how)
+    names = _images_out(out, how['num'] * len(how['prompts']))
+    pipe = _load_pipe(how['model'], clip, _prepare())
+    _check_kind(pipe, how['model'], settings)
+    _draw(pipe, names, settings, film, **how)
+
+# %% ../nbs/workshop/17_cli.ipynb #7a72537d
+def _check_prompts(prompts, num, rerank, **_):
+    "Is there something to draw, and not too much of it? Raises ValueError."
     if not prompts:
-        raise ValueError(
-            'there is nothing to draw: give a prompt, as in clipvqd generate "a person with a top hat", or a picture'
-            ' with --like'
-        )
+        hint = 'give a prompt, as in clipvqd generate "a person with a top hat", or a picture with --like'
+        raise ValueError(f'there is nothing to draw: {hint}')
     if len(prompts) > 2 and not any(' ' in p for p in prompts):
-        print(
-            f'clipvqd: these are {len(prompts)} prompts of one word each; for one prompt of several words quote it:'
-            f' "{" ".join(prompts)}"',
-            file=sys.stderr,
-        )
-    if num < 1: raise ValueError(f"--num must be at least 1, got {num}")
+        quoted = ' '.join(prompts)
+        _note(f'these are {len(prompts)} prompts of one word each; for one prompt of several words quote it: "{quoted}"')
     if rerank and rerank < num:
+        rule = f"it must be 0 or at least --num ({num}), got {rerank}"
+        raise ValueError(f"--rerank is the number of candidates per prompt: {rule}")
+    if max(num, rerank) * len(prompts) > _MOST['pictures']:
         raise ValueError(
-            f"--rerank is the number of candidates per prompt: it must be 0 or at least --num ({num}), got {rerank}"
+            f"{len(prompts)} prompts with {max(num, rerank)} drawings each are more than {_MOST['pictures']:,} pictures;"
+            " draw them in several calls, with another --seed each"
         )
-    names = _images_out(out, num * len(prompts))
-    import torch
-    pipe = _load_pipe(model, clip, device)
+
+# %% ../nbs/workshop/17_cli.ipynb #3a3c06e4
+def _check_kind(pipe, model, settings):
+    "Options for a CLIP-GEN are refused where a denoiser draws. Raises ValueError."
     only = [k for k in ('temperature', 'top_k') if k in settings]
-    if only and not set(only) <= set(pipe.defaults):
-        raise ValueError(
-            f"--{' and --'.join(k.replace('_', '-') for k in only)} {'is' if len(only) == 1 else 'are'} for CLIP-GEN,"
-            f" and {model} is a denoiser: leave {'it' if len(only) == 1 else 'them'} out, or choose a CLIP-GEN with"
-            " --model"
-        )
-    watch = _watch(film)
-    made = pipe(
-        list(prompts),
-        num_images_per_prompt=num,
-        rerank=rerank,
-        **settings,
-        generator=torch.Generator().manual_seed(seed),
-        progress=sys.stderr.isatty(),
-        callback=watch
+    if not only or set(only) <= set(pipe.defaults): return
+    named, one = ' and --'.join(k.replace('_', '-') for k in only), len(only) == 1
+    raise ValueError(
+        f"--{named} {'is' if one else 'are'} for CLIP-GEN, and {model} is a denoiser: leave {'it' if one else 'them'}"
+        " out, or choose a CLIP-GEN with --model"
     )
+
+
+def _draw(pipe, names, settings, film, prompts, num, rerank, seed, **_):
+    "Draw and save."
+    import torch
+    watch = _watch(film)
+    made = pipe(list(prompts), num_images_per_prompt=num, rerank=rerank, **settings,
+                generator=torch.Generator().manual_seed(seed), progress=_progress(), callback=watch)
     _save_drawn(made, names)
     if film: _save_films(pipe, watch, made, names)
 
-# %% ../nbs/workshop/17_cli.ipynb #cb05df6e
+# %% ../nbs/workshop/17_cli.ipynb #22df4296
+def _like(like, how, settings, said):
+    "What to draw by a PNG's record and what was said beside it: (how, settings, the record if it is to be repeated)."
+    _prepare()
+    from clip_vqdiffusion.saving import picture_info, trusted_model
+    record = picture_info(like)
+    how = how | dict(model=trusted_model(record, how['model'] if 'model' in said else None))
+    if not said & {'prompts', 'num', 'rerank'}:
+        return how | dict(seed=how['seed'] if 'seed' in said else None), settings, record
+    if record['verb'] != 'generate':
+        raise ValueError(
+            f"{like} was made by {record['verb']}: prompts, --num and --rerank go with pictures that generate has"
+            " drawn; leave them out to draw it again"
+        )
+    there, before = record['arguments'], {k: v for k, v in record['settings'].items() if v is not None}
+    then = dict(prompts=there['prompt'], num=there['num_images_per_prompt'], rerank=there['rerank'], seed=record['seed'])
+    then = {k: v for k, v in then.items() if k not in said and v is not None}
+    return how | then, before | settings, None
+
+# %% ../nbs/workshop/17_cli.ipynb #7aec4208
 def _again(like, record, pipe, out, settings, seed, any_model, film):
     "A picture once more; says whether it is the same."
     names, watch = _images_out(out, 1), _watch(film)
     from clip_vqdiffusion import editing
     from clip_vqdiffusion.pipeline import open_picture
     before = open_picture(like).convert('RGB')
-    made = pipe.redraw(like, any_model=any_model, seed=seed, progress=sys.stderr.isatty(), callback=watch, **settings)
+    made = pipe.redraw(like, any_model=any_model, seed=seed, progress=_progress(), callback=watch, **settings)
     _save_drawn(made, names)
     if film: _save_films(pipe, watch, made, names)
     if record['model_hash'] != pipe.model_hash:
-        print(
-            f"clipvqd: drawn with another model than {like}: {record['model_hash']} there, {pipe.model_hash} here",
-            file=sys.stderr,
-        )
+        _note(f"drawn with another model than {like}: {record['model_hash']} there, {pipe.model_hash} here")
     elif not settings and seed is None:
-        import torch
-
         same = before.tobytes() == made.images[0].tobytes()
-        print(
-            (
-                f"clipvqd: the same picture as {like}, bit for bit"
-                if same
-                else (
-                    f"clipvqd: not quite the same picture as {like}, which was drawn with torch {record['torch']} on"
-                    f" {record['device']} (here: {torch.__version__}, {pipe.device.type}), or has been changed since"
-                )
-            ),
-            file=sys.stderr,
-        )
+        _note(f"the same picture as {like}, bit for bit" if same else _not_quite(like, record, pipe))
 
-# %% ../nbs/workshop/17_cli.ipynb #57e59916
+
+def _not_quite(like, record, pipe):
+    import torch
+    there, here = f"torch {record['torch']} on {record['device']}", f"{torch.__version__}, {pipe.device.type}"
+    return f"not quite the same picture as {like}, which was drawn with {there} (here: {here}), or has been changed since"
+
+# %% ../nbs/workshop/17_cli.ipynb #cc519cb5
 def _watch(film):
     if not film: return None
     from clip_vqdiffusion.editing import Watch
     return Watch()
 
-# %% ../nbs/workshop/17_cli.ipynb #2641209e
+
 def _save_films(pipe, watch, drawn, names):
     from clip_vqdiffusion.editing import Film
     for row, name in zip(drawn.rows, names):
-        film, files = Film(pipe, watch.of(row)), [
-            name.with_name(f'{name.stem}-film.gif'),
-            name.with_name(f'{name.stem}-strip.png'),
-        ]
-        film.save(files[0]); print(files[0])
-        _save([film.strip()], files[1:])
+        film = Film(pipe, watch.of(row))
+        moving, strip = name.with_name(f'{name.stem}-film.gif'), name.with_name(f'{name.stem}-strip.png')
+        film.save(moving)
+        print(moving)
+        _save([film.strip()], [strip])
 
-# %% ../nbs/workshop/17_cli.ipynb #922928dd
-_Picture = Annotated[
-    Path,
-    typer.Argument(
-        metavar='IMAGE', help="A picture of any size: its centre square is used, resized to the model's size."
-    ),
-]
-_Num = Annotated[int, typer.Option('--num', help="How many pictures.")]
-_Strength = Annotated[
-    float,
-    typer.Option(
-        '--strength', help="How much of the picture is forgotten first, in (0, 1]: small = close to it, 1 = all."
-    ),
-]
+# %% ../nbs/workshop/17_cli.ipynb #c6cf3933
+_Picture = Annotated[Path, typer.Argument(metavar='IMAGE', help=(
+    "A picture of any size: its centre square is used, resized to the model's size."))]
+_Strength = Annotated[float, typer.Option('--strength', callback=_finite, help=(
+    "How much of the picture is forgotten first, in (0, 1]: small = close to it, 1 = all."))]
 
-# %% ../nbs/workshop/17_cli.ipynb #78894b61
+
 def _open(path, pipe):
     "A picture; what is done to its size is said."
     from clip_vqdiffusion.pipeline import open_picture
     im, s = open_picture(path), pipe.tokenizer.cfg.image_size
     if im.size != (s, s):
-        print(
-            f"clipvqd: {path} has {im.width}x{im.height} pixels: its centre square is used, resized to {s}x{s}",
-            file=sys.stderr,
-        )
+        _note(f"{path} has {im.width}x{im.height} pixels: its centre square is used, resized to {s}x{s}")
     return im
 
-# %% ../nbs/workshop/17_cli.ipynb #3b66234b
+# %% ../nbs/workshop/17_cli.ipynb #0f404f07
 def _edited(verb, out, num, model, clip, seed, settings, *arguments, **options):
     "Run a verb of the pipeline and save what it draws; arguments that are paths are opened."
-    if num < 1: raise ValueError(f"--num must be at least 1, got {num}")
     device, names = _prepare(), _images_out(out, num)
     import torch
     from clip_vqdiffusion import editing
     pipe = _load_pipe(model, clip, device)
     arguments = [_open(a, pipe) if isinstance(a, Path) else a for a in arguments]
-    count = dict(n=num) if verb == 'interpolate' else dict(num_images=num)
-    _save_drawn(
-        getattr(pipe, verb)(
-            *arguments,
-            **count,
-            generator=torch.Generator().manual_seed(seed),
-            progress=sys.stderr.isatty(),
-            **options,
-            **settings
-        ),
-        names,
-    )
+    options['n' if verb == 'interpolate' else 'num_images'] = num
+    generator = torch.Generator().manual_seed(seed)
+    drawn = getattr(pipe, verb)(*arguments, **options, generator=generator, progress=_progress(), **settings)
+    _save_drawn(drawn, names)
 
-# %% ../nbs/workshop/17_cli.ipynb #650a7607
+# %% ../nbs/workshop/17_cli.ipynb #90b2426e
 @app.command(short_help='Draw variations of a picture.')
+@_with(_sampling)
 def vary(
     image: _Picture,
-    prompt: Annotated[Optional[str], typer.Option('--prompt', help="What the variations shall show. Default: what CLIP sees in the picture.")] = None,
+    prompt: Annotated[Optional[str], typer.Option('--prompt', help=(
+        "What the variations shall show. Default: what CLIP sees in the picture."))] = None,
     strength: _Strength = 0.5,
     model: _Model = 'avatars',
     out: _Out = Path('out.png'),
     num: _Num = 4,
-    steps: _Steps = None,
-    guidance: _Guidance = None,
-    truncation: _Truncation = None,
-    scheduler: _Scheduler = None,
-    guidance_schedule: _GuidanceSchedule = None,
-    condition_noise: _ConditionNoise = None,
+    settings=None,
     seed: _Seed = 0,
     clip: _Clip = None,
 ):
     "Draw variations of a picture. Example: clipvqd vary face.png --strength 0.5 --num 4 --out faces"
-    _edited(
-        'vary',
-        out,
-        num,
-        model,
-        clip,
-        seed,
-        _given(
-            steps=steps,
-            guidance=guidance,
-            truncation=truncation,
-            scheduler=scheduler,
-            guidance_schedule=guidance_schedule,
-            condition_noise=condition_noise,
-        ),
-        image,
-        prompt=prompt,
-        strength=strength,
-    )
+    _edited('vary', out, num, model, clip, seed, settings, image, prompt=prompt, strength=strength)
 
-# %% ../nbs/workshop/17_cli.ipynb #8e142c15
+# %% ../nbs/workshop/17_cli.ipynb #4264cfb7
 @app.command(short_help='Repaint a part of a picture.')
+@_with(_sampling)
 def inpaint(
     image: _Picture,
     prompt: Annotated[str, typer.Argument(metavar='PROMPT', help="What the picture shall show.")],
     mask: Annotated[Optional[Path], typer.Option('--mask', help="A picture of the same size: white = repaint, black = keep.")] = None,
-    box: Annotated[Optional[str], typer.Option('--box', metavar='X0,Y0,X1,Y1', help="Repaint this box, in pixels of the picture from its upper left corner.")] = None,
-    part: Annotated[Optional[str], typer.Option('--part', metavar='upper|lower|left|right', help="Repaint this half of the centre square.")] = None,
+    box: Annotated[Optional[str], typer.Option('--box', metavar='X0,Y0,X1,Y1', help=(
+        "Repaint this box, in pixels of the picture from its upper left corner."))] = None,
+    part: Annotated[Optional[str], typer.Option('--part', metavar='upper|lower|left|right', help=(
+        "Repaint this half of the centre square."))] = None,
     model: _Model = 'avatars',
     out: _Out = Path('out.png'),
     num: _Num = 1,
-    steps: _Steps = None,
-    guidance: _Guidance = None,
-    truncation: _Truncation = None,
-    scheduler: _Scheduler = None,
-    guidance_schedule: _GuidanceSchedule = None,
-    condition_noise: _ConditionNoise = None,
+    settings=None,
     seed: _Seed = 0,
     clip: _Clip = None,
 ):
     """Repaint a part of a picture; every pixel outside of it stays exactly. Example: clipvqd inpaint face.png "a top hat" --part upper --out hat.png"""
+    _edited('inpaint', out, num, model, clip, seed, settings, image, _where(mask, box, part), prompt)
+
+
+def _where(mask, box, part):
+    "What to repaint. Raises ValueError unless exactly one was given."
     if sum(x is not None for x in (mask, box, part)) != 1:
         raise ValueError("say what to repaint with one of --mask FILE, --box X0,Y0,X1,Y1 and --part upper")
-    if box is not None:
-        try: box = tuple(int(v) for v in box.split(','))
-        except ValueError: raise ValueError(f"--box must be four whole numbers X0,Y0,X1,Y1, got {box!r}") from None
+    if part is not None: return part
     if mask is not None:
         from clip_vqdiffusion.pipeline import open_picture
-        mask = open_picture(mask)
-    where = next(x for x in (mask, box, part) if x is not None)
-    _edited(
-        'inpaint',
-        out,
-        num,
-        model,
-        clip,
-        seed,
-        _given(
-            steps=steps,
-            guidance=guidance,
-            truncation=truncation,
-            scheduler=scheduler,
-            guidance_schedule=guidance_schedule,
-            condition_noise=condition_noise,
-        ),
-        image,
-        where,
-        prompt,
-    )
+        return open_picture(mask)
+    try: return tuple(int(v) for v in box.split(','))
+    except ValueError: raise ValueError(f"--box must be four whole numbers X0,Y0,X1,Y1, got {box!r}") from None
 
-# %% ../nbs/workshop/17_cli.ipynb #6981bb6f
-def _text_or_picture(what):
-    "A path where it is a file or is named like one, else the text."
-    return (
-        Path(what)
-        if os.path.isfile(what) or (' ' not in what and what.lower().endswith(('.png', '.jpg', '.jpeg', '.webp')))
-        else what
-    )
-
-# %% ../nbs/workshop/17_cli.ipynb #f93df289
+# %% ../nbs/workshop/17_cli.ipynb #934cf158
 @app.command(short_help='Draw the way from one text or picture to another.')
+@_with(_sampling)
 def interpolate(
     a: Annotated[str, typer.Argument(metavar='FROM', help="A text or a picture file.")],
     b: Annotated[str, typer.Argument(metavar='TO', help="A text or a picture file.")],
     model: _Model = 'avatars',
     out: _Out = Path('out.png'),
-    num: Annotated[int, typer.Option('--num', help="How many pictures, both ends included.")] = 5,
-    steps: _Steps = None,
-    guidance: _Guidance = None,
-    truncation: _Truncation = None,
-    scheduler: _Scheduler = None,
-    guidance_schedule: _GuidanceSchedule = None,
-    condition_noise: _ConditionNoise = None,
+    num: Annotated[int, typer.Option('--num', max=_MOST['pictures'], help="How many pictures, both ends included.")] = 5,
+    settings=None,
     seed: _Seed = 0,
     clip: _Clip = None,
 ):
     """Draw the way from one text or picture to another, with the same random numbers all along. Example: clipvqd interpolate "a sad person" "a smiling person with a crown" --num 7 --out way"""
-    _edited(
-        'interpolate',
-        out,
-        num,
-        model,
-        clip,
-        seed,
-        _given(
-            steps=steps,
-            guidance=guidance,
-            truncation=truncation,
-            scheduler=scheduler,
-            guidance_schedule=guidance_schedule,
-            condition_noise=condition_noise,
-        ),
-        _text_or_picture(a),
-        _text_or_picture(b),
-    )
+    if num < 2: raise ValueError(f"--num counts both ends, so it goes from 2 on, not {num}")
+    _edited('interpolate', out, num, model, clip, seed, settings, _text_or_picture(a), _text_or_picture(b))
 
-# %% ../nbs/workshop/17_cli.ipynb #5279f06a
+
+def _text_or_picture(what):
+    "A path where it is a file or is named like one, else the text. Raises FileNotFoundError for a picture that is missing."
+    named = what.lower().endswith(_PICTURES)
+    try: there = os.path.isfile(what)
+    except ValueError: there = False          # a null character
+    if named and not there: raise FileNotFoundError(f"there is no file {what}; give a picture that exists, or a text")
+    return Path(what) if there else what
+
+# %% ../nbs/workshop/17_cli.ipynb #27b55f29
 @app.command(short_help='Change in a picture what two texts differ in.')
+@_with(_sampling)
 def edit(
     image: _Picture,
     source_text: Annotated[str, typer.Argument(metavar='FROM', help="What is to be changed, as it is: \"a person\".")],
     target_text: Annotated[str, typer.Argument(metavar='TO', help="And as it shall be: \"a person with sunglasses\".")],
-    strength: Annotated[float, typer.Option('--strength', help="Which share of what the texts make different may change, in (0, 1]: small = only where it matters most, 1 = everywhere.")] = 0.7,
-    amount: Annotated[float, typer.Option('--amount', help="How far to go in the direction of the text, above 0.")] = 1.0,
+    strength: Annotated[float, typer.Option('--strength', callback=_finite, help=(
+        "Which share of what the texts make different may change, in (0, 1]: small = only where it matters most,"
+        " 1 = everywhere."))] = 0.7,
+    amount: Annotated[float, typer.Option('--amount', callback=_finite, help=(
+        "How far to go in the direction of the text, above 0."))] = 1.0,
     model: _Model = 'avatars',
     out: _Out = Path('out.png'),
     num: _Num = 1,
-    steps: _Steps = None,
-    guidance: _Guidance = None,
-    truncation: _Truncation = None,
-    scheduler: _Scheduler = None,
-    guidance_schedule: _GuidanceSchedule = None,
-    condition_noise: _ConditionNoise = None,
+    settings=None,
     seed: _Seed = 0,
     clip: _Clip = None,
 ):
     """Change in a picture what two texts differ in. Example: clipvqd edit face.png "a person" "a person with sunglasses" --out cool.png"""
-    _edited(
-        'edit',
-        out,
-        num,
-        model,
-        clip,
-        seed,
-        _given(
-            steps=steps,
-            guidance=guidance,
-            truncation=truncation,
-            scheduler=scheduler,
-            guidance_schedule=guidance_schedule,
-            condition_noise=condition_noise,
-        ),
-        image,
-        source_text,
-        target_text,
-        strength=strength,
-        amount=amount,
-    )
+    how = dict(strength=strength, amount=amount)
+    _edited('edit', out, num, model, clip, seed, settings, image, source_text, target_text, **how)
 
-# %% ../nbs/workshop/17_cli.ipynb #817c7798
+# %% ../nbs/workshop/17_cli.ipynb #7d735cb4
 @app.command()
 def train(
-    images: Annotated[str, typer.Option('--images', help="A folder of pictures (no captions needed, subfolders are searched), a Hugging Face dataset id, or `avatars` for the built-in drawn faces (`./avatars` for a folder of that name).")],
-    out: Annotated[Path, typer.Option('--out', help="Folder for the model; its training state, curves and previews are in OUT/training.")],
+    images: Annotated[str, typer.Option('--images', help=(
+        "A folder of pictures (no captions needed, subfolders are searched), a Hugging Face dataset id, or `avatars`"
+        " for the built-in drawn faces (`./avatars` for a folder of that name)."))],
+    out: Annotated[Path, typer.Option('--out', help=(
+        "Folder for the model; its training state, curves and previews are in OUT/training."))],
     clip: _Clip = 'ViT-B-32/openai',
-    decoder: Annotated[str, typer.Option('--decoder', help="What draws the tokens: denoiser (CLIP-VQDiffusion) or clip-gen (a GPT). Both can share one OUT, its tokenizer and its CLIP.")] = 'denoiser',
-    preset: Annotated[str, typer.Option('--preset', help="tiny: 64 pixels, up to an hour a stage on a CPU. ffhq, coco (clip-gen: gpt2_medium, gpt2_large): the papers' sizes, 256 pixels, for GPUs.")] = 'tiny',
-    tokenizer: Annotated[Optional[str], typer.Option('--tokenizer', help="Take the finished tokenizer of this model (a folder, a bundled name or a Hugging Face id) instead of training one.")] = None,
-    held_out: Annotated[Optional[str], typer.Option('--held-out', help="Folder of pictures used only for measuring; default: some are split off.")] = None,
-    tokenizer_steps: Annotated[Optional[int], typer.Option('--tokenizer-steps', help="Training steps of the tokenizer. Default: the preset's.")] = None,
-    denoiser_steps: Annotated[Optional[int], typer.Option('--denoiser-steps', '--decoder-steps', help="Training steps of the denoiser or CLIP-GEN. Default: the preset's.")] = None,
-    alpha: Annotated[Optional[float], typer.Option('--alpha', help="Length of the noise that makes image embeddings pass for texts; 0 = none. Default: the preset's.")] = None,
-    embedding_loss: Annotated[Optional[float], typer.Option('--embedding-loss', help="clip-gen only: weight of CLIP-GEN's embedding reconstruction loss; 0 = off. Default: the preset's.")] = None,
+    decoder: Annotated[str, typer.Option('--decoder', help=(
+        "What draws the tokens: denoiser (CLIP-VQDiffusion) or clip-gen (a GPT). Both can share one OUT, its tokenizer"
+        " and its CLIP."))] = 'denoiser',
+    preset: Annotated[str, typer.Option('--preset', help=(
+        "tiny: 64 pixels, up to an hour a stage on a CPU. ffhq, coco (clip-gen: gpt2_medium, gpt2_large): the papers'"
+        " sizes, 256 pixels, for GPUs."))] = 'tiny',
+    tokenizer: Annotated[Optional[str], typer.Option('--tokenizer', help=(
+        "Take the finished tokenizer of this model (a folder, a bundled name or a Hugging Face id) instead of training"
+        " one."))] = None,
+    held_out: Annotated[Optional[str], typer.Option('--held-out', help=(
+        "Folder of pictures used only for measuring; default: some are split off."))] = None,
+    tokenizer_steps: Annotated[Optional[int], typer.Option('--tokenizer-steps', min=1, max=_MOST['steps'], help=(
+        "Training steps of the tokenizer. Default: the preset's."))] = None,
+    denoiser_steps: Annotated[Optional[int], typer.Option('--denoiser-steps', '--decoder-steps', min=1, max=_MOST['steps'], help=(
+        "Training steps of the denoiser or CLIP-GEN. Default: the preset's."))] = None,
+    learning_rate: Annotated[Optional[float], typer.Option('--learning-rate', **_Rate, help=(
+        "Peak learning rate of the denoiser or CLIP-GEN; may be lowered when a run goes on. Default: the preset's."))] = None,
+    tokenizer_learning_rate: Annotated[Optional[float], typer.Option('--tokenizer-learning-rate', **_Rate, help=(
+        "Peak learning rate of the tokenizer, likewise. Default: the preset's."))] = None,
+    alpha: Annotated[Optional[float], typer.Option('--alpha', min=0, max=100, callback=_finite, help=(
+        "Length of the noise that makes image embeddings pass for texts; 0 = none. Default: the preset's."))] = None,
+    embedding_loss: Annotated[Optional[float], typer.Option('--embedding-loss', min=0, max=1000, callback=_finite, help=(
+        "clip-gen only: weight of CLIP-GEN's embedding reconstruction loss; 0 = off. Default: the preset's."))] = None,
     max_minutes: _Minutes = 0,
     save_every: _SaveEvery = None,
     flip: Annotated[bool, typer.Option(help="Also learn from the mirror image of each picture.")] = True,
     seed: _Seed = 0,
-    threads: Annotated[int, typer.Option('--threads', help="CPU threads; 0 = as many as there are cores.")] = 0,
+    threads: _Threads = 0,
 ):
     """From pictures without captions to a text-to-image model.
 
     Interrupted, even by kill -9 or a power cut, the same command goes on from the last checkpoint."""
-    if decoder not in ('denoiser', 'clip-gen'):
-        raise ValueError(f"--decoder must be denoiser or clip-gen, got {decoder!r}")
-    if embedding_loss is not None and decoder != 'clip-gen':
-        raise ValueError("--embedding-loss is for --decoder clip-gen")
+    if decoder not in ('denoiser', 'clip-gen'): raise ValueError(f"--decoder must be denoiser or clip-gen, got {decoder!r}")
+    if embedding_loss is not None and decoder != 'clip-gen': raise ValueError("--embedding-loss is for --decoder clip-gen")
+    _folder_there(images)
+    _folder_there(held_out)
     _prepare(threads)
+    from clip_vqdiffusion.files import folder_lock
+    learned = dict(alpha=alpha, embedding_weight=embedding_loss)
+    first = dict(steps=tokenizer_steps, lr=tokenizer_learning_rate, save_every=save_every, seed=seed)
+    second = dict(steps=denoiser_steps, lr=learning_rate, save_every=save_every, seed=seed)
+    with folder_lock(out / 'training'):
+        tok = _load_tokenizer(tokenizer) if tokenizer else None
+        recipe = _recipe(decoder, preset, tok, learned, first, second)
+        _train(images, held_out, out, _load_clip(clip), recipe, max_minutes, flip, tok)
+    there = out / 'clip_gen' if decoder == 'clip-gen' and (out / 'denoiser').is_dir() else out
+    _say(f"done. Try: clipvqd generate --model {there} \"...\" --out a.png")
+
+# %% ../nbs/workshop/17_cli.ipynb #f14c5a50
+def _folder_there(images):
+    "A folder that is not there is said before CLIP is loaded. Raises FileNotFoundError."
+    if images is None or images == 'avatars' or Path(images).exists(): return
+    if images.startswith(('/', '.', '~')) or images.count('/') > 1 or '\\' in images:
+        raise FileNotFoundError(f"There is no folder {images}; give one with pictures, or the id of a Hugging Face dataset.")
+
+
+def _recipe(decoder, preset, tok, learned, first, second):
+    "The preset, with what was said on the command line."
     from dataclasses import replace
-    from clip_vqdiffusion.data import avatars, image_dataset
-    from clip_vqdiffusion.pipeline import clip_gen_recipe, recipe, train_pipeline
+    from clip_vqdiffusion.recipes import clip_gen_recipe, recipe
+    said = lambda d: {k: v for k, v in d.items() if v is not None}
     r = recipe(preset) if decoder == 'denoiser' else clip_gen_recipe(preset)
-    r.denoiser_training = replace(
-        r.denoiser_training,
-        **{k: v for k, v in dict(alpha=alpha, embedding_weight=embedding_loss).items() if v is not None}
-    )
-    tok = _load_tokenizer(tokenizer) if tokenizer else None
+    r.denoiser_training = replace(r.denoiser_training, **said(learned))
     if tok: r.tokenizer = tok.cfg
-    for name, value in (('--tokenizer-steps', tokenizer_steps), ('--denoiser-steps', denoiser_steps)):
-        if value is not None and value < 1: raise ValueError(f"{name} must be at least 1, got {value}")
-    every = {} if save_every is None else dict(save_every=save_every)
-    r.tokenizer_loop = replace(r.tokenizer_loop, seed=seed, steps=tokenizer_steps or r.tokenizer_loop.steps, **every)
-    r.denoiser_loop = replace(r.denoiser_loop, seed=seed, steps=denoiser_steps or r.denoiser_loop.steps, **every)
-    if r.guidance_loop: r.guidance_loop = replace(r.guidance_loop, seed=seed, **every)
+    r.tokenizer_loop = replace(r.tokenizer_loop, **said(first))
+    r.denoiser_loop = replace(r.denoiser_loop, **said(second))
+    if r.guidance_loop: r.guidance_loop = replace(r.guidance_loop, **said(dict(second, steps=None, lr=None)))
+    return r
+
+
+def _train(images, held_out, out, clip, r, max_minutes, flip, tok):
+    from clip_vqdiffusion.avatars import avatars
+    from clip_vqdiffusion.data import image_dataset
+    from clip_vqdiffusion.recipes import train_pipeline
     size = r.tokenizer.image_size
     data = avatars(size=size) if images == 'avatars' else image_dataset(images, size=size)
     held = image_dataset(held_out, size=size) if held_out else None
-    train_pipeline(data, out, _load_clip(clip), r, held, max_minutes, flip and images != 'avatars', tokenizer=tok)
-    print(
-        "done. Try: clipvqd generate --model"
-        f" {out / 'clip_gen' if decoder == 'clip-gen' and (out / 'denoiser').is_dir() else out} \"...\" --out a.png"
-    )
+    train_pipeline(data, out, clip, r, held, max_minutes, flip and images != 'avatars', tokenizer=tok)
 
-# %% ../nbs/workshop/17_cli.ipynb #c9ab5d71
+# %% ../nbs/workshop/17_cli.ipynb #a940584d
 @app.command('train-clip', short_help='Train a small CLIP on pictures with texts.')
 def train_clip_command(
-    pairs: Annotated[str, typer.Option('--pairs', help="A folder of pictures with a metadata.jsonl (lines like {\"file_name\": \"cat.jpg\", \"text\": \"a photo of a cat\"}), a Hugging Face dataset id with columns image and text, or `avatars`.")],
+    pairs: Annotated[str, typer.Option('--pairs', help=(
+        "A folder of pictures with a metadata.jsonl (lines like {\"file_name\": \"cat.jpg\", \"text\": \"a photo of a"
+        " cat\"}), a Hugging Face dataset id with columns image and text, or `avatars`."))],
     out: Annotated[Path, typer.Option('--out', help="Folder for the CLIP, readable by open_clip; training state in OUT/training.")],
-    steps: Annotated[Optional[int], typer.Option('--steps', help="Training steps. Default: 1500.")] = None,
-    size: Annotated[int, typer.Option('--size', help="Pixels a side.")] = 64,
-    crop: Annotated[float, typer.Option('--crop', help="Train on random squares that leave out up to this fraction of a picture; helps small collections. Not used for avatars.")] = 0.3,
+    steps: Annotated[Optional[int], typer.Option('--steps', min=1, max=_MOST['steps'], help="Training steps. Default: 1500.")] = None,
+    learning_rate: Annotated[Optional[float], typer.Option('--learning-rate', **_Rate, help=(
+        "Peak learning rate; may be lowered when a run goes on. Default: 0.001."))] = None,
+    size: Annotated[int, typer.Option('--size', min=8, max=4096, help="Pixels a side.")] = 64,
+    crop: Annotated[float, typer.Option('--crop', callback=_finite, help=(
+        "Train on random squares that leave out up to this fraction of a picture; helps small collections. Not used for"
+        " avatars."))] = 0.3,
     flip: Annotated[bool, typer.Option(help="Mirror half of the pictures. Not used for avatars.")] = True,
     max_minutes: _Minutes = 0,
     save_every: _SaveEvery = None,
     seed: _Seed = 0,
-    threads: Annotated[int, typer.Option('--threads', help="CPU threads; 0 = as many as there are cores.")] = 0,
+    threads: _Threads = 0,
 ):
     """Train a small CLIP of your own on pictures with texts, for a domain no public CLIP knows, or where none can be downloaded.
 
     Its texts teach only the CLIP; the generator (`clipvqd train`) still sees pictures alone. Interrupted, the same command goes on."""
-    _prepare(threads)
-    from dataclasses import replace
-    from clip_vqdiffusion.clip import CLIP_LOOP, CLIPConfig, train_clip
-    from clip_vqdiffusion.data import avatars, image_dataset
-    drawn = pairs == 'avatars'
     if not 0 <= crop < 1: raise ValueError(f"--crop must be in [0, 1), got {crop}")
-    if steps is not None and steps < 1: raise ValueError(f"--steps must be at least 1, got {steps}")
-    data = (
-        avatars(200_000, size=size, captions=True, split='all', contrasts=True)
-        if drawn
-        else image_dataset(pairs, size=size, captions=True)
-    )
+    _folder_there(pairs)
+    _prepare(threads)
+    from clip_vqdiffusion.clip import train_clip
+    said = dict(seed=seed, max_minutes=max_minutes, steps=steps, save_every=save_every, lr=learning_rate)
+    cfg, loop = _clip_settings(pairs == 'avatars', size, crop, flip, said)
+    data = _pairs(pairs, size)
+    _say(f"CLIP: {len(data):,} pictures with texts, {loop.steps:,} steps; watch {out / 'training'}")
+    train_clip(data, out, cfg, loop)
+    _say(f"done. Next: clipvqd train --images FOLDER --clip {out} --out RUN")
+
+# %% ../nbs/workshop/17_cli.ipynb #eb38f7e6
+def _clip_settings(drawn, size, crop, flip, said):
+    "Configuration and loop of a CLIP for drawn faces or for a collection of one's own."
+    from dataclasses import replace
+    from clip_vqdiffusion.clip import CLIP_LOOP, CLIPConfig
+    usual, cfg = CLIP_LOOP, CLIPConfig(image_size=size, crop=crop, flip=flip)
     if drawn:
         from clip_vqdiffusion.bundled import BundledSettings
-        cfg, usual = replace(BundledSettings().clip, image_size=size), BundledSettings().clip_loop
-    else: cfg, usual = CLIPConfig(image_size=size, crop=crop, flip=flip), CLIP_LOOP
-    loop = replace(
-        usual,
-        seed=seed,
-        max_minutes=max_minutes,
-        steps=steps or CLIP_LOOP.steps,
-        save_every=CLIP_LOOP.save_every if save_every is None else save_every,
-    )
-    print(f"CLIP: {len(data):,} pictures with texts, {loop.steps:,} steps; watch {out / 'training'}")
-    train_clip(data, out, cfg, loop)
-    print(f"done. Next: clipvqd train --images FOLDER --clip {out} --out RUN")
+        usual, cfg = BundledSettings().clip_loop, replace(BundledSettings().clip, image_size=size)
+    usual = replace(usual, steps=CLIP_LOOP.steps, save_every=CLIP_LOOP.save_every)
+    return cfg, replace(usual, **{k: v for k, v in said.items() if v is not None})
 
-# %% ../nbs/workshop/17_cli.ipynb #2feb4949
+
+def _pairs(pairs, size):
+    from clip_vqdiffusion.avatars import avatars
+    from clip_vqdiffusion.data import image_dataset
+    if pairs != 'avatars': return image_dataset(pairs, size=size, captions=True)
+    return avatars(200_000, size=size, captions=True, split='all', contrasts=True)
+
+# %% ../nbs/workshop/17_cli.ipynb #ed252af3
 @app.command('train-bundled', short_help='Train everything that comes with this package from nothing.')
 def train_bundled_command(
-    out: Annotated[Path, typer.Option('--out', help="Folder for the models: clip, scorer, tokenizer, denoiser, clip_gen, judge; training state in OUT/training.")],
-    fraction: Annotated[float, typer.Option('--fraction', help="Only this part of all steps and faces, to see that it runs; above 0, at most 1.")] = 1.0,
+    out: Annotated[Path, typer.Option('--out', help=(
+        "Folder for the models: clip, scorer, tokenizer, denoiser, clip_gen, judge; training state in OUT/training."))],
+    fraction: Annotated[float, typer.Option('--fraction', callback=_finite, help=(
+        "Only this part of all steps and faces, to see that it runs; above 0, at most 1."))] = 1.0,
     seed: _Seed = 0,
-    threads: Annotated[int, typer.Option('--threads', help="CPU threads; 0 = as many as there are cores.")] = 0,
+    threads: _Threads = 0,
 ):
     """Train everything that comes with this package from nothing: two CLIPs, tokenizer, denoiser, CLIP-GEN and judge, on drawn faces.
 
     Takes some hours on two CPU cores. Interrupted, the same command goes on."""
     _prepare(threads)
     from clip_vqdiffusion.bundled import BundledSettings, train_bundled
-    train_bundled(out, BundledSettings().scaled(fraction) if fraction != 1 else None, seed)
-    print(f"done. Try: clipvqd generate --model {out} \"a smiling person with a top hat\" --out a.png")
+    from clip_vqdiffusion.files import folder_lock
+    settings = BundledSettings().scaled(fraction) if fraction != 1 else None
+    with folder_lock(out / 'training'): train_bundled(out, settings, seed)
+    _say(f"done. Try: clipvqd generate --model {out} \"a smiling person with a top hat\" --out a.png")
 
-# %% ../nbs/workshop/17_cli.ipynb #e65d3edf
+# %% ../nbs/workshop/17_cli.ipynb #b2ac895b
 def _read_require(path):
     "The JSON of --require."
-    try:
-        require = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {path}") from None
-    except (OSError, ValueError) as e:
-        raise ValueError(f"{path} is not JSON ({e}); it must hold figures like the file that --json writes") from e
-    if not isinstance(require, dict):
-        raise ValueError(f"{path} must hold an object of figures, like the file that --json writes")
-    return require
+    from clip_vqdiffusion.files import read_object
+    if not Path(path).is_file(): raise FileNotFoundError(f"there is no file {path}")
+    try: return read_object(path)
+    except ValueError as e: raise ValueError(f"{path} is not JSON of minima: {e}") from e
 
-# %% ../nbs/workshop/17_cli.ipynb #b4e11948
+
 def _json_out(path):
-    "Is there a place for --json? Its folder is made."
+    "Try the place of --json before any work."
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise PermissionError(13, 'a folder of that name, or permission denied')
-    except OSError as e: raise OSError(f"cannot write {path} ({e.strerror}); choose another place with --json") from e
+        if path.is_dir(): raise IsADirectoryError(21, 'Is a directory')
+        if not os.access(path.parent, os.W_OK): raise PermissionError(13, 'Permission denied')
+    except OSError as e:
+        raise OSError(f"cannot write {path} ({e.strerror}); choose another place with --json") from e
 
-# %% ../nbs/workshop/17_cli.ipynb #6a3503b8
+
 def _read_prompts(path):
     "The lines of --prompts-file."
     try: lines = [l.strip() for l in Path(path).read_text(encoding='utf-8').splitlines() if l.strip()]
@@ -748,88 +699,117 @@ def _read_prompts(path):
     if not lines: raise ValueError(f"there are no prompts in {path}: write one a line")
     return lines
 
-# %% ../nbs/workshop/17_cli.ipynb #f0deb08e
+# %% ../nbs/workshop/17_cli.ipynb #324da774
+_Count = dict(min=1, max=_MOST['prompts'])
+
 @app.command('evaluate', short_help='Measure how well a model follows text, and how real and varied its pictures are.')
+@_with(_sampling)
 def evaluate_command(
-    what: Annotated[str, typer.Argument(help="`avatars`: a model of the drawn faces, by prompts and a judge that reads its pictures. Left out where --images is given.")] = 'avatars',
+    what: Annotated[str, typer.Argument(help=(
+        "`avatars`: a model of the drawn faces, by prompts and a judge that reads its pictures. Left out where --images"
+        " is given."))] = 'avatars',
     model: _Model = 'avatars',
     json_file: Annotated[Optional[Path], typer.Option('--json', help="Also write all figures to this file.")] = None,
-    require: Annotated[Optional[Path], typer.Option('--require', help="A JSON file of the same shape with minima (or {\"max\": x}): exit status 1 and a line for each figure that falls short.")] = None,
-    prompts: Annotated[Optional[int], typer.Option('--prompts', help="Prompts of each kind. Default: 300.")] = None,
-    full: Annotated[bool, typer.Option('--full', help="1,000 prompts of each kind, and best of 8 for all of them: eight times as many drawings.")] = False,
-    candidates: Annotated[int, typer.Option('--candidates', help="Drawings of a prompt of which the best by CLIP is taken, for the second figure; 1 = leave it out.")] = 8,
-    faces: Annotated[int, typer.Option('--faces', help="Unseen faces for the figures that need no drawings.")] = 512,
-    steps: Annotated[Optional[int], typer.Option('--steps', help="Denoising steps. Default: the model's.")] = None,
-    guidance: Annotated[Optional[float], typer.Option('--guidance', help="As for generate. Default: the model's.")] = None,
-    truncation: Annotated[Optional[float], typer.Option('--truncation', help="As for generate. Default: the model's.")] = None,
-    scheduler: _Scheduler = None,
-    guidance_schedule: _GuidanceSchedule = None,
-    condition_noise: _ConditionNoise = None,
-    images: Annotated[Optional[str], typer.Option('--images', help="For a model of anything else: a folder or dataset of pictures that drawings should look like, best unseen ones.")] = None,
+    require: Annotated[Optional[Path], typer.Option('--require', help=(
+        "A JSON file of the same shape with minima (or {\"max\": x}): exit status 1 and a line for each figure that"
+        " falls short."))] = None,
+    prompts: Annotated[Optional[int], typer.Option('--prompts', **_Count, help="Prompts of each kind. Default: 300.")] = None,
+    full: Annotated[bool, typer.Option('--full', help=(
+        "1,000 prompts of each kind, and best of 8 for all of them: eight times as many drawings."))] = False,
+    candidates: Annotated[int, typer.Option('--candidates', min=1, max=1000, help=(
+        "Drawings of a prompt of which the best by CLIP is taken, for the second figure; 1 = leave it out."))] = 8,
+    faces: Annotated[int, typer.Option('--faces', **_Count, help="Unseen faces for the figures that need no drawings.")] = 512,
+    settings=None,
+    images: Annotated[Optional[str], typer.Option('--images', help=(
+        "For a model of anything else: a folder or dataset of pictures that drawings should look like, best unseen"
+        " ones."))] = None,
     prompts_file: Annotated[Optional[Path], typer.Option('--prompts-file', help="With --images: a text file, one prompt a line.")] = None,
-    scorer: Annotated[Optional[str], typer.Option('--scorer', help="A CLIP other than the model's for CLIPScore and the Fréchet distance, as for --clip. Default: the bundled one; with --images the model's own, and the result says so.")] = None,
+    scorer: Annotated[Optional[str], typer.Option('--scorer', help=(
+        "A CLIP other than the model's for CLIPScore and the Fréchet distance, as for --clip. Default: the bundled one;"
+        " with --images the model's own, and the result says so."))] = None,
     clip: _Clip = None,
     seed: _Seed = 0,
 ):
     """How well a model follows text, and how real and varied its pictures are. Example: clipvqd evaluate avatars --json figures.json
 
     With --images and --prompts-file it measures a model of your own pictures by CLIP alone."""
+    _check_evaluation(what, images, prompts_file, json_file)
+    texts, required = _read_prompts(prompts_file) if prompts_file else None, _required(require)
+    pipe, other = _load_pipe(model, clip, _prepare()), _load_clip(scorer) if scorer else None
+    how = _how(pipe, model, settings)
+    if images: result = _evaluate_pictures(pipe, texts, images, other, seed, how)
+    else: result = _evaluate_avatars(pipe, model, prompts, full, candidates, faces, other, seed, how)
+    _conclude(result, json_file, required)
+
+# %% ../nbs/workshop/17_cli.ipynb #d30c2b2b
+def _check_evaluation(what, images, prompts_file, json_file):
+    "What can be wrong with the options. Raises ValueError or OSError."
     if (images is None) != (prompts_file is None):
-        raise ValueError(
-            "--images and --prompts-file go together: give both, or neither to measure a model of avatars"
-        )
+        both = "give both, or neither to measure a model of avatars"
+        raise ValueError(f"--images and --prompts-file go together: {both}")
     if what != 'avatars':
-        raise ValueError(
-            f"the only built-in test is `avatars`, not {what!r}; a model is named by --model, pictures of your own by"
-            " --images and --prompts-file"
-        )
-    required, texts = _read_require(require) if require else None, _read_prompts(prompts_file) if prompts_file else None
+        hint = "a model is named by --model, pictures of your own by --images and --prompts-file"
+        raise ValueError(f"the only built-in test is `avatars`, not {what!r}; {hint}")
     if json_file: _json_out(json_file)
-    device = _prepare()
-    from clip_vqdiffusion.evaluation import evaluate, evaluate_pictures, evaluation_table, falls_short, pictures_table
+
+
+def _required(require):
+    "The minima, checked for being such."
+    if not require: return None
+    required = _read_require(require)
+    _prepare()
+    from clip_vqdiffusion.evaluation import falls_short
+    falls_short({}, required)
+    return required
+
+# %% ../nbs/workshop/17_cli.ipynb #ee3ca46f
+def _how(pipe, model, settings):
+    "Settings of the drawings, as `evaluate` takes them; those of the pipeline alone become its defaults."
+    own = {k: settings.pop(k) for k in ('scheduler', 'guidance_schedule', 'condition_noise') if k in settings}
+    if not set(own) <= set(pipe.defaults):
+        named = '--scheduler, --guidance-schedule and --condition-noise'
+        raise ValueError(f"{named} are for denoisers, and {model} is a CLIP-GEN: leave them out")
+    pipe.defaults |= own
+    return dict(num_inference_steps=settings.get('num_inference_steps'), guidance_scale=settings.get('guidance_scale'),
+                truncation=settings.get('truncation'))
+
+
+def _evaluate_pictures(pipe, texts, images, scorer, seed, how):
+    from clip_vqdiffusion.avatars import avatars
+    from clip_vqdiffusion.data import image_dataset
+    from clip_vqdiffusion.evaluation import evaluate_pictures, pictures_table
+    size = pipe.tokenizer.cfg.image_size
+    data = avatars(2000, size, 7_999) if images == 'avatars' else image_dataset(images, size=size)
+    result = evaluate_pictures(pipe, texts, data, 1, scorer, how.pop('num_inference_steps'), seed=seed, **how)
+    print(pictures_table(result))
+    return result
+
+# %% ../nbs/workshop/17_cli.ipynb #ca397b4b
+def _evaluate_avatars(pipe, model, prompts, full, candidates, faces, scorer, seed, how):
+    from clip_vqdiffusion.evaluation import evaluate, evaluation_table
+    from clip_vqdiffusion.pipeline import _bundled, _find
+    n, folder = (1000 if full else 300) if prompts is None else prompts, _find(model, {})
+    if folder.is_relative_to(_bundled()): folder = _bundled()  # all that the package ships
+    steps, reranked = how.pop('num_inference_steps'), n if full else None
+    rest = dict(faces=faces, scorer=scorer or 'avatars', folder=folder, seed=seed)
+    result = evaluate(pipe, n, reranked, candidates, steps, **rest, **how)
+    print(evaluation_table(result))
+    return result
+
+
+def _conclude(result, json_file, required):
+    "Write the figures down; exit with status 1 when one falls short."
+    from clip_vqdiffusion.evaluation import falls_short
     from clip_vqdiffusion.files import write_json
-    if required: falls_short({}, required)  # complains about what is no requirement
-    pipe, kw = _load_pipe(model, clip, device), dict(guidance_scale=guidance, truncation=truncation, seed=seed)
-    how = _given(scheduler=scheduler, guidance_schedule=guidance_schedule, condition_noise=condition_noise)
-    if not set(how) <= set(pipe.defaults):
-        raise ValueError(
-            f"--scheduler, --guidance-schedule and --condition-noise are for denoisers, and {model} is a CLIP-GEN:"
-            " leave them out"
-        )
-    pipe.defaults |= how
-    other = _load_clip(scorer) if scorer else None
-    if images:
-        from clip_vqdiffusion.data import avatars, image_dataset
-        size = pipe.tokenizer.cfg.image_size
-        data = avatars(2000, size, 7_999) if images == 'avatars' else image_dataset(images, size=size)
-        result = evaluate_pictures(pipe, texts, data, 1, other, steps, **kw)
-        print(pictures_table(result))
-    else:
-        from clip_vqdiffusion.pipeline import _bundled, _find
-        n, folder = (1000 if full else 300) if prompts is None else prompts, _find(model, {})
-        if folder.is_relative_to(_bundled()): folder = _bundled()  # all that the package ships
-        result = evaluate(
-            pipe,
-            n,
-            n if full else None,
-            candidates,
-            steps,
-            faces=faces,
-            scorer=other or 'avatars',
-            folder=folder,
-            **kw
-        )
-        print(evaluation_table(result))
     if json_file:
-        try:
-            write_json(json_file, result)
+        try: write_json(json_file, result)
         except OSError as e:
             raise OSError(f"cannot write {json_file} ({e.strerror or e}); choose another place with --json") from e
     short = falls_short(result, required) if required else []
     for line in short: print('clipvqd: ' + line, file=sys.stderr)
     if short: raise typer.Exit(1)
 
-# %% ../nbs/workshop/17_cli.ipynb #a68ad83a
+# %% ../nbs/workshop/17_cli.ipynb #94b74c60
 @app.command(short_help='Turn pictures into tokens and back.')
 def reconstruct(
     pictures: Annotated[list[Path], typer.Argument(metavar='PICTURE', help="Image files.")],
@@ -842,131 +822,145 @@ def reconstruct(
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion, open_picture
     opened, names = [open_picture(p) for p in pictures], _images_out(out, len(pictures))
     pipe = CLIPVQDiffusion.from_pretrained(model, clip=False, device=device)
-    told = dict(
-        version=version('clip_vqdiffusion'),
-        verb='reconstruct',
-        prompt=None,
-        seed=None,
-        settings={},
-        model=model,
-        model_hash=pipe.tokenizer.fingerprint,
-    )  # only the tokenizer takes part
-    _save(
-        pipe.reconstruct(opened),
-        names,
-        [told | dict(index=i, arguments=dict(image=dict(file=str(p)))) for i, p in enumerate(pictures)],
-    )
+    told = dict(version=version('clip_vqdiffusion'), verb='reconstruct', prompt=None, seed=None, settings={}, model=model)
+    told['model_hash'] = pipe.tokenizer.fingerprint        # only the tokenizer takes part
+    records = [told | dict(index=i, arguments=dict(image=dict(file=p.name))) for i, p in enumerate(pictures)]
+    _save(pipe.reconstruct(opened), names, records)
 
-# %% ../nbs/workshop/17_cli.ipynb #bd6fd00a
+# %% ../nbs/workshop/17_cli.ipynb #f29ad577
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A model: the name of a bundled one, a folder, or a Hugging Face id. Or a PNG that was drawn: what it was drawn with.")] = 'avatars',
+    model: Annotated[str, typer.Argument(help=(
+        "A model: the name of a bundled one, a folder, or a Hugging Face id. Or a PNG that was drawn: what it was drawn"
+        " with."))] = 'avatars',
+    as_json: Annotated[bool, typer.Option('--json', help="As JSON.")] = False,
 ):
     "Say what a model consists of, and how far its training is; or what a PNG was drawn with."
-    if model.lower().endswith('.png') and not os.path.isdir(model): return _picture(model)
-    from importlib.metadata import version
-    print(
-        'versions:',
-        ', '.join(f'{p} {version(p)}' for p in ('clip_vqdiffusion', 'torch', 'open_clip_torch'))
-        + f', python {sys.version.split()[0]}',
-    )
-    from clip_vqdiffusion.pipeline import bundled_models
-    print('bundled models:', ', '.join(bundled_models()) or 'none')
-    for log in sorted(Path(model).glob('training/**/log.jsonl'), key=lambda p: p.stat().st_mtime):
-        whole = [l for l in log.read_text().splitlines() if l.endswith('}')]  # a line may be half written
-        if not whole or '-before-' in log.parent.name: continue
-        last, states = json.loads(whole[-1]), sorted(log.parent.glob('checkpoints/step_*/state.json'))
-        steps = json.loads(states[-1].read_text())['settings'].get('steps') if states else None
-        print(
-            f"training {log.parent.name}: step {last['step']:,}{f' of {steps:,}' if steps else ''},"
-            f" {last['seconds'] / 60:.0f} min, loss {last['loss']:.4g}"
-        )
+    if model.lower().endswith('.png') and not os.path.isdir(model): return _picture(model, as_json)
+    if model.lower().endswith(_PICTURES) and os.path.isfile(model):
+        raise ValueError(f"{model} is no PNG, and only PNGs remember what they were drawn with; save with --out NAME.png")
+    told = dict(versions=_versions(), **_bundled_and_training(model))
     if (Path(model) / 'training').is_dir() and not (Path(model) / 'pipeline.json').is_file():
-        return print('not a model yet: its training goes on with the same command')
+        told['model'] = 'not a model yet: its training goes on with the same command'
+    else: told |= _parts(model)
+    if as_json: return print(json.dumps(told, indent=1, ensure_ascii=False))
+    for k, v in told.items():
+        for line in v if isinstance(v, list) and k == 'training' else [v]: print(_line(k, line))
+
+
+def _line(name, value):
+    if isinstance(value, dict): value = ', '.join(f'{k} {v}' for k, v in value.items())
+    if isinstance(value, list): value = ', '.join(map(str, value)) or 'none'
+    return f'{name}: {value}' if name != 'model' else value
+
+# %% ../nbs/workshop/17_cli.ipynb #c5c59d46
+def _versions():
+    from importlib.metadata import version
+    names = ('clip_vqdiffusion', 'torch', 'open_clip_torch')
+    return {**{p: version(p) for p in names}, 'python': sys.version.split()[0]}
+
+
+def _bundled_and_training(model):
     _prepare()
+    from clip_vqdiffusion.pipeline import bundled_models
+    logs = sorted(Path(model).glob('training/**/log.jsonl'), key=lambda p: p.stat().st_mtime)
+    lines = [l for l in (_how_far(log) for log in logs) if l]
+    return {'bundled models': bundled_models(), **(dict(training=lines) if lines else {})}
+
+
+def _how_far(log):
+    "How far a stage of the training is, by its log; None when it says nothing."
+    from clip_vqdiffusion.loop import _log_lines
+    rows = [] if '-before-' in log.parent.name else [r for r in _log_lines(log) if 'seconds' in r]
+    if not rows: return None
+    last, states = rows[-1], sorted(log.parent.glob('checkpoints/step_*/state.json'))
+    steps = json.loads(states[-1].read_text())['settings'].get('steps') if states else None
+    of, minutes = f' of {steps:,}' if steps else '', last['seconds'] / 60
+    return f"{log.parent.name}: step {last['step']:,}{of}, {minutes:.0f} min, loss {last.get('loss', math.nan):.4g}"
+
+# %% ../nbs/workshop/17_cli.ipynb #2b19127d
+def _parts(model):
+    "What a model consists of."
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
+    told = {}
     try: pipe = CLIPVQDiffusion.from_pretrained(model)
     except ConnectionError as e:
         pipe = CLIPVQDiffusion.from_pretrained(model, clip=False)
-        print(f'CLIP: cannot be loaded ({e})')
-    t, d = pipe.tokenizer.cfg, pipe.denoiser.cfg
+        told['CLIP'] = f'cannot be loaded ({e})'
+    t, d, c, grid = pipe.tokenizer.cfg, pipe.denoiser.cfg, pipe.clip, 'x'.join(map(str, pipe.tokenizer.grid))
     count = lambda m: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f} M parameters"
-    if pipe.clip:
-        print(
-            f"CLIP: {pipe.clip.name if pipe.clip.public else 'own'}, width {pipe.clip.dim}, {pipe.clip.image_size}"
-            f" pixels, {count(pipe.clip.model)}"
-        )
-    print(
-        f"tokenizer: {t.image_size} pixels, {pipe.tokenizer.grid[0]}x{pipe.tokenizer.grid[1]} tokens of {t.codes}"
-        f" codes, {t.quantizer}, {count(pipe.tokenizer)}, fingerprint {pipe.tokenizer.fingerprint}"
+    if c: told['CLIP'] = f"{c.name if c.public else 'own'}, width {c.dim}, {c.image_size} pixels, {count(c.model)}"
+    told['tokenizer'] = (
+        f"{t.image_size} pixels, {grid} tokens of {t.codes} codes, {t.quantizer}, {count(pipe.tokenizer)}, fingerprint"
+        f" {pipe.tokenizer.fingerprint}"
     )
-    print(
-        f"{pipe.called}: {d.depth} blocks of width {d.width},"
-        f" {f'T = {d.T}, ' if pipe.part == 'denoiser' else ''}{count(pipe.denoiser)}"
-    )
-    print('sampling defaults:', ', '.join(f'{k} {v}' for k, v in pipe.defaults.items()))
+    T = f'T = {d.T}, ' if pipe.part == 'denoiser' else ''
+    told[pipe.called] = f"{d.depth} blocks of width {d.width}, {T}{count(pipe.denoiser)}"
+    return told | {'sampling defaults': dict(pipe.defaults)}
 
-# %% ../nbs/workshop/17_cli.ipynb #cbd6e505
-def _picture(path):
+# %% ../nbs/workshop/17_cli.ipynb #4fbf095c
+def _picture(path, as_json=False):
     "What a PNG says of itself."
     _prepare()
-    from clip_vqdiffusion.pipeline import picture_info
-    r = picture_info(path)
-    show = lambda v: (
-        v
-        if isinstance(v, str)
-        else (v.get('file') or 'a picture from memory') if isinstance(v, dict) else json.dumps(v, ensure_ascii=False)
-    )
+    from clip_vqdiffusion.saving import picture_info, printable
+    r = printable(picture_info(path))
+    if as_json: return print(json.dumps(r, indent=1, ensure_ascii=True))
     print(f"made by: {r['verb']}, picture {r.get('index', 0) + 1} of its call")
     if r.get('prompt'): print('prompt:', r['prompt'])
-    print(
-        'seed:',
-        (
-            'unknown, so it cannot be repeated'
-            if r.get('seed') is None and r['verb'] != 'reconstruct'
-            else r.get('seed')
-        ),
-    )
+    lost = r.get('seed') is None and r['verb'] != 'reconstruct'
+    print('seed:', 'unknown, so it cannot be repeated' if lost else r.get('seed'))
     for what in ('arguments', 'settings'):
-        if r.get(what): print(f'{what}:', ', '.join(f'{k} {show(v)}' for k, v in r[what].items()))
+        if r.get(what): print(f'{what}:', ', '.join(f'{k} {_shown(v)}' for k, v in r[what].items()))
     print(f"model: {r.get('model') or 'without a name'}, hash {r['model_hash']}")
-    print(
-        f"on: clip_vqdiffusion {r.get('version')}, torch {r.get('torch')}, {r.get('device')}, {r.get('threads')}"
-        " threads"
-    )
+    made = f"torch {r.get('torch')}, {r.get('device')}, {r.get('threads')} threads"
+    print(f"on: clip_vqdiffusion {r.get('version')}, {made}")
     if r.get('seed') is not None: print(f'again: clipvqd generate --like {path} --out again.png')
 
-# %% ../nbs/workshop/17_cli.ipynb #083bd5b8
+
+def _shown(v):
+    if isinstance(v, dict): return v.get('file') or 'a picture from memory'
+    return v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
+
+# %% ../nbs/workshop/17_cli.ipynb #4ff7752c
 @app.command('import-released', short_help="Turn the authors' released files into a model folder.")
 def import_released_command(
-    denoiser: Annotated[Path, typer.Option('--denoiser', '--gpt', help="clipvq_ffhq.pt, clipvq_coco.pt, or a training checkpoint of the authors' code; or a CLIP-GEN: gpt_coco.pt.")],
-    tokenizer: Annotated[Path, typer.Option('--tokenizer', '--vqgan', help="ffhq_vqgan_99epoch.ckpt, coco_vqgan_99epoch.ckpt, or another VQ-GAN of taming-transformers that the denoiser was trained with; for a CLIP-GEN: vqgan_coco.pt.")],
+    denoiser: Annotated[Path, typer.Option('--denoiser', '--gpt', help=(
+        "clipvq_ffhq.pt, clipvq_coco.pt, or a training checkpoint of the authors' code; or a CLIP-GEN: gpt_coco.pt."))],
+    tokenizer: Annotated[Path, typer.Option('--tokenizer', '--vqgan', help=(
+        "ffhq_vqgan_99epoch.ckpt, coco_vqgan_99epoch.ckpt, or another VQ-GAN of taming-transformers that the denoiser"
+        " was trained with; for a CLIP-GEN: vqgan_coco.pt."))],
     out: Annotated[Path, typer.Option('--out', help="Folder for the model.")],
-    preset: Annotated[Optional[str], typer.Option('--preset', help="ffhq or coco: whose sampling settings become the defaults. Default: ffhq; of a CLIP-GEN there is but coco.")] = None,
-    clip: Annotated[str, typer.Option('--clip', help="The CLIP the model was trained with; the released ones use the default. A public name is only noted down, not downloaded.")] = 'ViT-B-32/openai',
-    heads: Annotated[int, typer.Option('--heads', help="Attention heads of the network: they cannot be seen in its file.")] = 16,
+    preset: Annotated[Optional[str], typer.Option('--preset', help=(
+        "ffhq or coco: whose sampling settings become the defaults. Default: ffhq; of a CLIP-GEN there is but coco."))] = None,
+    clip: Annotated[str, typer.Option('--clip', help=(
+        "The CLIP the model was trained with; the released ones use the default. A public name is only noted down, not"
+        " downloaded."))] = 'ViT-B-32/openai',
+    heads: Annotated[int, typer.Option('--heads', min=1, max=1024, help=(
+        "Attention heads of the network: they cannot be seen in its file."))] = 16,
 ):
     "Write the authors' released models in this library's format. Example: clipvqd import-released --denoiser clipvq_ffhq.pt --tokenizer ffhq_vqgan_99epoch.ckpt --out ffhq"
     _prepare()
     from clip_vqdiffusion.released import import_released
     import_released(denoiser, tokenizer, out, clip, heads, preset)
-    gpt = (out / 'clip_gen').is_dir()
-    print(
-        f"done. Try: clipvqd generate --model {out} \"a photograph of ...\""
-        f" {'--num 8 --rerank 64 --out drawn' if gpt else '--out a.png'}"
-    )
+    how = '--num 8 --rerank 64 --out drawn' if (out / 'clip_gen').is_dir() else '--out a.png'
+    _say(f"done. Try: clipvqd generate --model {out} \"a photograph of ...\" {how}")
 
-# %% ../nbs/workshop/17_cli.ipynb #a126e42a
+# %% ../nbs/workshop/17_cli.ipynb #f8cfb722
 @app.command('bench', short_help='Measure how fast something is on this machine.')
 def bench_command(
-    what: Annotated[str, typer.Argument(help="sampler: a sampling step outside the network, beside diffusers (which must be installed). model: the parts of a model. clip-gen: CLIP-GEN with and without its key-value cache, on random weights.")],
+    what: Annotated[str, typer.Argument(help=(
+        "sampler: a sampling step outside the network, beside diffusers (which must be installed). model: the parts of"
+        " a model. clip-gen: CLIP-GEN with and without its key-value cache, on random weights."))],
     model: _Model = 'avatars',
     preset: Annotated[str, typer.Option('--preset', help="clip-gen: gpt2_medium (the release's size), gpt2_large or tiny.")] = 'gpt2_medium',
-    batch: Annotated[Optional[int], typer.Option('--batch', min=1, help="Pictures at a time. Default: sampler 4, model 16, clip-gen 1.")] = None,
+    batch: Annotated[Optional[int], typer.Option('--batch', min=1, max=_MOST['batch'], help=(
+        "Pictures at a time. Default: sampler 4, model 16, clip-gen 1."))] = None,
     steps: Annotated[int, typer.Option('--steps', min=1, max=100, help="sampler: steps of a sampling.")] = 16,
-    scheduler: Annotated[str, typer.Option('--scheduler', help="sampler: as for generate.")] = 'ancestral',
-    require: Annotated[Optional[float], typer.Option('--require', help="sampler, clip-gen: exit status 1 when ours is not at least so many times faster.")] = None,
-    threads: Annotated[int, typer.Option('--threads', help="CPU threads; 0 = as many as there are cores.")] = 0,
+    scheduler: Annotated[str, typer.Option('--scheduler', callback=_one_of(*_SCHEDULERS), help="sampler: as for generate.")] = 'ancestral',
+    require: Annotated[Optional[float], typer.Option('--require', callback=_finite, help=(
+        "sampler, clip-gen: exit status 1 when ours is not at least so many times faster."))] = None,
+    as_json: Annotated[bool, typer.Option('--json', help="Print the figures as JSON in the end.")] = False,
+    threads: _Threads = 0,
 ):
     "Measure how fast something is on this machine. clip-gen with gpt2_medium takes minutes without its cache, which is the point."
     if what not in ('sampler', 'model', 'clip-gen'):
@@ -975,16 +969,16 @@ def bench_command(
         raise ValueError("--require compares with something else, and a model is measured alone: leave it out")
     device = _prepare(threads)
     from clip_vqdiffusion.bench import bench
-    kw = dict(
-        sampler=lambda: dict(num_inference_steps=steps, scheduler=scheduler),
-        model=lambda: dict(pipe=_load_pipe(model, device=device)),
-        **{'clip-gen': lambda: dict(preset=preset)}
-    )[what]()
-    try: r = bench(what, lambda line: print(line, flush=True), **kw, **({} if batch is None else dict(batch=batch)))
+    kw = {} if batch is None else dict(batch=batch)
+    if what == 'sampler': kw |= dict(num_inference_steps=steps, scheduler=scheduler)
+    elif what == 'model': kw |= dict(pipe=_load_pipe(model, device=device))
+    else: kw |= dict(preset=preset)
+    try: r = bench(what, (lambda line: None) if as_json else (lambda line: print(line, flush=True)), **kw)
     except ImportError as e: raise ValueError(str(e)) from e
+    if as_json: print(json.dumps(r, indent=1, default=str))
     if require is not None and r['factor'] < require:
         print(f"clipvqd: {r['factor']:.1f} times as fast; required is at least {require:g}", file=sys.stderr)
         raise typer.Exit(1)
 
-# %% ../nbs/workshop/17_cli.ipynb #eb3d8ec7
+# %% ../nbs/workshop/17_cli.ipynb #cf4a7089
 if __name__ == '__main__' and '__file__' in globals(): main()

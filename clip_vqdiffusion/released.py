@@ -26,15 +26,8 @@ from .clip_gen import CLIPGen, CLIPGenConfig
 from .denoiser import Denoiser, DenoiserConfig
 from .corruption import MaskAndReplace
 from .files import read_tensors, write_folder
-from clip_vqdiffusion.pipeline import (
-    _DEFAULTS,
-    CLIPGenPipeline,
-    CLIPVQDiffusion,
-    _describe,
-    _resized_by,
-    clip_gen_recipe,
-    recipe,
-)
+from .pipeline import _DEFAULTS, CLIPGenPipeline, CLIPVQDiffusion, _describe
+from .recipes import _resized_by, clip_gen_recipe, recipe
 from .sampling import guide, strided_timesteps
 from .tokenizer import Tokenizer, TokenizerConfig
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from clip_vqdiffusion.clip_gen import CLIPGen, CLIPGenConfig, KVCache, next_token, sample_clip_gen
-from clip_vqdiffusion.pipeline import clip_gen_recipe
+from clip_vqdiffusion.recipes import clip_gen_recipe
 from clip_vqdiffusion.released import clip_gen_key_map, load_released, load_released_clip_gen, load_released_tokenizer, vqgan_config
 
 

@@ -1,13 +1,13 @@
 """kill -9 in the middle of each stage of `clipvqd train-clip` and `clipvqd train`; the same command again must give the undisturbed run's losses to 1e-6."""
 import hashlib, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
-from clip_vqdiffusion.data import avatars
+from clip_vqdiffusion.avatars import avatars
 from clip_vqdiffusion.show import to_pil
 
 STEPS, SAVE = 75, 15  # killed once a step from 50 on is in the log (losses are logged every 20 or 25 steps and at checkpoints), so it goes on from step 45 or later
 # The shell as installed, with smaller networks so that three stages, twice, take minutes; all other lines are the user's.
 SHELL = '''
-import clip_vqdiffusion.pipeline as p
+import clip_vqdiffusion.recipes as p
 from clip_vqdiffusion.cli import main
 if {small}:
     whole = p.recipe
