@@ -7,7 +7,7 @@ __all__ = ['app', 'main', 'generate', 'vary', 'inpaint', 'interpolate', 'edit', 
            'train_bundled_command', 'evaluate_command', 'reconstruct', 'info', 'import_released_command',
            'bench_command']
 
-# %% ../nbs/workshop/17_cli.ipynb #b8dec6aa
+# %% ../nbs/workshop/17_cli.ipynb #6b0592e1
 import functools, inspect, json, math, os, sys, traceback, warnings
 from pathlib import Path
 from typing import Annotated, Optional
@@ -26,7 +26,7 @@ app = typer.Typer(
     ),
 )
 
-# %% ../nbs/workshop/17_cli.ipynb #41d126a7
+# %% ../nbs/workshop/17_cli.ipynb #271be463
 def _version(wanted: bool):
     if not wanted: return
     from importlib.metadata import version
@@ -41,7 +41,7 @@ def _everywhere(
     quiet: Annotated[bool, typer.Option('--quiet', '-q', help="Say nothing but results and errors.")] = False,
 ): pass
 
-# %% ../nbs/workshop/17_cli.ipynb #a4349378
+# %% ../nbs/workshop/17_cli.ipynb #372b6c3a
 _KNOWN = (ValueError, TypeError, OSError, FloatingPointError)  # errors that say themselves what to do
 _loud = dict(debug=False, quiet=False)  # of this call
 
@@ -60,7 +60,7 @@ def main() -> None:  # exits with status 0, 1 (something is wrong), 2 (a verb or
         print('clipvqd: ' + _sentence(e), file=sys.stderr)
         sys.exit(1)
 
-
+# %% ../nbs/workshop/17_cli.ipynb #6c012091
 def _take_switches(args):
     "Note --debug and --quiet wherever they stand; hand on the rest."
     names, plain = {'--debug': 'debug', '--quiet': 'quiet', '-q': 'quiet'}, False
@@ -69,7 +69,7 @@ def _take_switches(args):
         if a in names and not plain: _loud[names[a]] = True
         else: yield a
 
-# %% ../nbs/workshop/17_cli.ipynb #6b9dcd1f
+# %% ../nbs/workshop/17_cli.ipynb #1e1b615d
 def _sentence(e):
     "What an error says to a user, in one line."
     text = ' '.join(str(e).split())
@@ -83,24 +83,21 @@ def _sentence(e):
         " CONTRIBUTING.md"
     )
 
-
 def _warn(message, category, *args, **kw):
     if category is UserWarning: _note(str(message))
 
-
+# %% ../nbs/workshop/17_cli.ipynb #7229a7cc
 def _note(text):
     "A word beside the results, on standard error."
     if not _loud['quiet']: print(f"clipvqd: {text if len(text) <= 500 else text[:500] + '…'}", file=sys.stderr)
-
 
 def _say(text):
     "A word that is no result, on standard output."
     if not _loud['quiet']: print(text, flush=True)
 
-
 def _progress(): return sys.stderr.isatty() and not _loud['quiet']
 
-# %% ../nbs/workshop/17_cli.ipynb #dc3b63d4
+# %% ../nbs/workshop/17_cli.ipynb #312de4c2
 def _prepare(threads=0):
     "Settings that must be made before PyTorch is imported; the device to work on."
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
@@ -110,7 +107,7 @@ def _prepare(threads=0):
     if threads: torch.set_num_threads(threads)
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
-# %% ../nbs/workshop/17_cli.ipynb #e9bef1e0
+# %% ../nbs/workshop/17_cli.ipynb #88494059
 _PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 
 def _images_out(out: Path, n: int) -> list:
@@ -129,7 +126,7 @@ def _images_out(out: Path, n: int) -> list:
     stem, suffix = (out.stem, out.suffix) if is_file else ('image', '.png')
     return [folder / f'{stem}-{i + 1:0{len(str(n))}d}{suffix}' for i in range(n)]
 
-# %% ../nbs/workshop/17_cli.ipynb #efa8ded5
+# %% ../nbs/workshop/17_cli.ipynb #3ee66021
 def _save(images, names, records=None):
     "Pictures to files, PNGs with their records; prints the names."
     from clip_vqdiffusion.pipeline import save_picture
@@ -140,7 +137,7 @@ def _save(images, names, records=None):
 
 def _save_drawn(drawn, names): _save(drawn.images, names, [drawn.record(i) for i in range(len(drawn.images))])
 
-# %% ../nbs/workshop/17_cli.ipynb #6123d77f
+# %% ../nbs/workshop/17_cli.ipynb #dc65e9c5
 def _load_pipe(model, clip=None, device='cpu'):
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
     return CLIPVQDiffusion.from_pretrained(model, clip=_load_clip(clip) if clip else None, device=device)
@@ -152,7 +149,7 @@ def _load_clip(name):
     from clip_vqdiffusion.pipeline import _bundled, bundled_models
     return load_clip(str(_bundled() / name.removesuffix('/clip_gen') / 'clip') if name in bundled_models() else name)
 
-# %% ../nbs/workshop/17_cli.ipynb #f3765dc4
+# %% ../nbs/workshop/17_cli.ipynb #deeb2c1f
 def _load_tokenizer(name):
     "The tokenizer of a model, or one by its own folder."
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
@@ -161,7 +158,7 @@ def _load_tokenizer(name):
         return Tokenizer.load(name)
     return CLIPVQDiffusion.from_pretrained(name, clip=False).tokenizer
 
-# %% ../nbs/workshop/17_cli.ipynb #1d4bdb5b
+# %% ../nbs/workshop/17_cli.ipynb #df86d6b4
 _MOST = dict(pictures=10_000, batch=4096, threads=1024, steps=100_000_000, prompts=100_000)
 
 def _finite(ctx: typer.Context, param: typer.CallbackParam, value: Optional[float]):
@@ -177,7 +174,7 @@ def _one_of(*names):
         raise typer.BadParameter(f"{value!r} is unknown: take one of {', '.join(names)}.")
     return check
 
-# %% ../nbs/workshop/17_cli.ipynb #deab558a
+# %% ../nbs/workshop/17_cli.ipynb #f831a566
 _SCHEDULERS = ('ancestral', 'cosine', 'confidence', 'purity', 'halton', 'remask')
 _GUIDANCES = ('constant', 'ramp', 'interval', 'normalised')
 
@@ -195,7 +192,7 @@ _Num = Annotated[int, typer.Option('--num', min=1, max=_MOST['pictures'], help="
 _Threads = Annotated[int, typer.Option('--threads', min=0, max=_MOST['threads'], help=(
     "CPU threads; 0 = as many as there are cores."))]
 
-# %% ../nbs/workshop/17_cli.ipynb #4aa2b4ab
+# %% ../nbs/workshop/17_cli.ipynb #973e69a7
 _Minutes = Annotated[float, typer.Option('--max-minutes', min=0, callback=_finite, help=(
     "Stop early after about so many minutes, with a usable result; the same command goes on later (a denoiser starts"
     " afresh as long as its tokenizer is still learning). 0 = all steps."))]
@@ -204,7 +201,7 @@ _SaveEvery = Annotated[Optional[int], typer.Option('--save-every', min=1, max=_M
 _Stepping = Annotated[Optional[int], typer.Option(min=1, max=_MOST['steps'])]
 _Rate = dict(min=1e-12, max=10, callback=_finite)
 
-# %% ../nbs/workshop/17_cli.ipynb #e8d9ea82
+# %% ../nbs/workshop/17_cli.ipynb #0daadcad
 def _sampling(
     steps: Annotated[Optional[int], typer.Option('--steps', help=(
         "Denoising steps, 1 to the model's T; more is slower and not always better. Not for a CLIP-GEN."
@@ -224,7 +221,7 @@ def _sampling(
         " Default: the model's."))] = None,
 ): "The options of every verb that draws."
 
-# %% ../nbs/workshop/17_cli.ipynb #01d013e9
+# %% ../nbs/workshop/17_cli.ipynb #eca3bcc4
 def _with(options):
     "Give a verb the options of a function; it gets what was named as the dictionary `settings`."
     extra = inspect.signature(options).parameters
@@ -239,13 +236,13 @@ def _with(options):
         return call
     return decorate
 
-
+# %% ../nbs/workshop/17_cli.ipynb #b58cec72
 def _given(**settings):
     "Settings that were named, in the pipeline's words."
     words = dict(steps='num_inference_steps', guidance='guidance_scale')
     return {words.get(k, k): v for k, v in settings.items() if v is not None}
 
-# %% ../nbs/workshop/17_cli.ipynb #537b5797
+# %% ../nbs/workshop/17_cli.ipynb #a31cdf93
 @app.command(short_help='Draw pictures of one or more prompts, or one again.')
 @_with(_sampling)
 def generate(
@@ -286,7 +283,7 @@ def generate(
     _check_kind(pipe, how['model'], settings)
     _draw(pipe, names, settings, film, **how)
 
-# %% ../nbs/workshop/17_cli.ipynb #7a72537d
+# %% ../nbs/workshop/17_cli.ipynb #abe4fc03
 def _check_prompts(prompts, num, rerank, **_):
     "Is there something to draw, and not too much of it? Raises ValueError."
     if not prompts:
@@ -304,7 +301,7 @@ def _check_prompts(prompts, num, rerank, **_):
             " draw them in several calls, with another --seed each"
         )
 
-# %% ../nbs/workshop/17_cli.ipynb #3a3c06e4
+# %% ../nbs/workshop/17_cli.ipynb #47a7a147
 def _check_kind(pipe, model, settings):
     "Options for a CLIP-GEN are refused where a denoiser draws. Raises ValueError."
     only = [k for k in ('temperature', 'top_k') if k in settings]
@@ -315,7 +312,7 @@ def _check_kind(pipe, model, settings):
         " out, or choose a CLIP-GEN with --model"
     )
 
-
+# %% ../nbs/workshop/17_cli.ipynb #517422bb
 def _draw(pipe, names, settings, film, prompts, num, rerank, seed, **_):
     "Draw and save."
     import torch
@@ -325,7 +322,7 @@ def _draw(pipe, names, settings, film, prompts, num, rerank, seed, **_):
     _save_drawn(made, names)
     if film: _save_films(pipe, watch, made, names)
 
-# %% ../nbs/workshop/17_cli.ipynb #22df4296
+# %% ../nbs/workshop/17_cli.ipynb #fa0ccda5
 def _like(like, how, settings, said):
     "What to draw by a PNG's record and what was said beside it: (how, settings, the record if it is to be repeated)."
     _prepare()
@@ -344,7 +341,7 @@ def _like(like, how, settings, said):
     then = {k: v for k, v in then.items() if k not in said and v is not None}
     return how | then, before | settings, None
 
-# %% ../nbs/workshop/17_cli.ipynb #7aec4208
+# %% ../nbs/workshop/17_cli.ipynb #6cc5988b
 def _again(like, record, pipe, out, settings, seed, any_model, film):
     "A picture once more; says whether it is the same."
     names, watch = _images_out(out, 1), _watch(film)
@@ -360,13 +357,13 @@ def _again(like, record, pipe, out, settings, seed, any_model, film):
         same = before.tobytes() == made.images[0].tobytes()
         _note(f"the same picture as {like}, bit for bit" if same else _not_quite(like, record, pipe))
 
-
+# %% ../nbs/workshop/17_cli.ipynb #cd7c76d0
 def _not_quite(like, record, pipe):
     import torch
     there, here = f"torch {record['torch']} on {record['device']}", f"{torch.__version__}, {pipe.device.type}"
     return f"not quite the same picture as {like}, which was drawn with {there} (here: {here}), or has been changed since"
 
-# %% ../nbs/workshop/17_cli.ipynb #cc519cb5
+# %% ../nbs/workshop/17_cli.ipynb #fdeb9e3f
 def _watch(film):
     if not film: return None
     from clip_vqdiffusion.editing import Watch
@@ -382,7 +379,7 @@ def _save_films(pipe, watch, drawn, names):
         print(moving)
         _save([film.strip()], [strip])
 
-# %% ../nbs/workshop/17_cli.ipynb #c6cf3933
+# %% ../nbs/workshop/17_cli.ipynb #a73d1650
 _Picture = Annotated[Path, typer.Argument(metavar='IMAGE', help=(
     "A picture of any size: its centre square is used, resized to the model's size."))]
 _Strength = Annotated[float, typer.Option('--strength', callback=_finite, help=(
@@ -397,7 +394,7 @@ def _open(path, pipe):
         _note(f"{path} has {im.width}x{im.height} pixels: its centre square is used, resized to {s}x{s}")
     return im
 
-# %% ../nbs/workshop/17_cli.ipynb #0f404f07
+# %% ../nbs/workshop/17_cli.ipynb #fb98e2a1
 def _edited(verb, out, num, model, clip, seed, settings, *arguments, **options):
     "Run a verb of the pipeline and save what it draws; arguments that are paths are opened."
     device, names = _prepare(), _images_out(out, num)
@@ -410,7 +407,7 @@ def _edited(verb, out, num, model, clip, seed, settings, *arguments, **options):
     drawn = getattr(pipe, verb)(*arguments, **options, generator=generator, progress=_progress(), **settings)
     _save_drawn(drawn, names)
 
-# %% ../nbs/workshop/17_cli.ipynb #90b2426e
+# %% ../nbs/workshop/17_cli.ipynb #02cf12ca
 @app.command(short_help='Draw variations of a picture.')
 @_with(_sampling)
 def vary(
@@ -428,7 +425,7 @@ def vary(
     "Draw variations of a picture. Example: clipvqd vary face.png --strength 0.5 --num 4 --out faces"
     _edited('vary', out, num, model, clip, seed, settings, image, prompt=prompt, strength=strength)
 
-# %% ../nbs/workshop/17_cli.ipynb #4264cfb7
+# %% ../nbs/workshop/17_cli.ipynb #c45cb665
 @app.command(short_help='Repaint a part of a picture.')
 @_with(_sampling)
 def inpaint(
@@ -449,7 +446,7 @@ def inpaint(
     """Repaint a part of a picture; every pixel outside of it stays exactly. Example: clipvqd inpaint face.png "a top hat" --part upper --out hat.png"""
     _edited('inpaint', out, num, model, clip, seed, settings, image, _where(mask, box, part), prompt)
 
-
+# %% ../nbs/workshop/17_cli.ipynb #6f597c40
 def _where(mask, box, part):
     "What to repaint. Raises ValueError unless exactly one was given."
     if sum(x is not None for x in (mask, box, part)) != 1:
@@ -461,7 +458,7 @@ def _where(mask, box, part):
     try: return tuple(int(v) for v in box.split(','))
     except ValueError: raise ValueError(f"--box must be four whole numbers X0,Y0,X1,Y1, got {box!r}") from None
 
-# %% ../nbs/workshop/17_cli.ipynb #934cf158
+# %% ../nbs/workshop/17_cli.ipynb #092963df
 @app.command(short_help='Draw the way from one text or picture to another.')
 @_with(_sampling)
 def interpolate(
@@ -478,7 +475,7 @@ def interpolate(
     if num < 2: raise ValueError(f"--num counts both ends, so it goes from 2 on, not {num}")
     _edited('interpolate', out, num, model, clip, seed, settings, _text_or_picture(a), _text_or_picture(b))
 
-
+# %% ../nbs/workshop/17_cli.ipynb #237fe70b
 def _text_or_picture(what):
     "A path where it is a file or is named like one, else the text. Raises FileNotFoundError for a picture that is missing."
     named = what.lower().endswith(_PICTURES)
@@ -487,7 +484,7 @@ def _text_or_picture(what):
     if named and not there: raise FileNotFoundError(f"there is no file {what}; give a picture that exists, or a text")
     return Path(what) if there else what
 
-# %% ../nbs/workshop/17_cli.ipynb #27b55f29
+# %% ../nbs/workshop/17_cli.ipynb #d3872722
 @app.command(short_help='Change in a picture what two texts differ in.')
 @_with(_sampling)
 def edit(
@@ -510,7 +507,7 @@ def edit(
     how = dict(strength=strength, amount=amount)
     _edited('edit', out, num, model, clip, seed, settings, image, source_text, target_text, **how)
 
-# %% ../nbs/workshop/17_cli.ipynb #7d735cb4
+# %% ../nbs/workshop/17_cli.ipynb #8a141a70
 @app.command()
 def train(
     images: Annotated[str, typer.Option('--images', help=(
@@ -567,14 +564,14 @@ def train(
     there = out / 'clip_gen' if decoder == 'clip-gen' and (out / 'denoiser').is_dir() else out
     _say(f"done. Try: clipvqd generate --model {there} \"...\" --out a.png")
 
-# %% ../nbs/workshop/17_cli.ipynb #f14c5a50
+# %% ../nbs/workshop/17_cli.ipynb #1f7ab328
 def _folder_there(images):
     "A folder that is not there is said before CLIP is loaded. Raises FileNotFoundError."
     if images is None or images == 'avatars' or Path(images).exists(): return
     if images.startswith(('/', '.', '~')) or images.count('/') > 1 or '\\' in images:
         raise FileNotFoundError(f"There is no folder {images}; give one with pictures, or the id of a Hugging Face dataset.")
 
-
+# %% ../nbs/workshop/17_cli.ipynb #ed3de5a8
 def _recipe(decoder, preset, tok, learned, first, second):
     "The preset, with what was said on the command line."
     from dataclasses import replace
@@ -588,7 +585,7 @@ def _recipe(decoder, preset, tok, learned, first, second):
     if r.guidance_loop: r.guidance_loop = replace(r.guidance_loop, **said(dict(second, steps=None, lr=None)))
     return r
 
-
+# %% ../nbs/workshop/17_cli.ipynb #2e8c6a4f
 def _train(images, held_out, out, clip, r, max_minutes, flip, tok):
     from clip_vqdiffusion.avatars import avatars
     from clip_vqdiffusion.data import image_dataset
@@ -598,7 +595,7 @@ def _train(images, held_out, out, clip, r, max_minutes, flip, tok):
     held = image_dataset(held_out, size=size) if held_out else None
     train_pipeline(data, out, clip, r, held, max_minutes, flip and images != 'avatars', tokenizer=tok)
 
-# %% ../nbs/workshop/17_cli.ipynb #a940584d
+# %% ../nbs/workshop/17_cli.ipynb #7a5a8497
 @app.command('train-clip', short_help='Train a small CLIP on pictures with texts.')
 def train_clip_command(
     pairs: Annotated[str, typer.Option('--pairs', help=(
@@ -632,7 +629,7 @@ def train_clip_command(
     train_clip(data, out, cfg, loop)
     _say(f"done. Next: clipvqd train --images FOLDER --clip {out} --out RUN")
 
-# %% ../nbs/workshop/17_cli.ipynb #eb38f7e6
+# %% ../nbs/workshop/17_cli.ipynb #b277f2b9
 def _clip_settings(drawn, size, crop, flip, said):
     "Configuration and loop of a CLIP for drawn faces or for a collection of one's own."
     from dataclasses import replace
@@ -644,14 +641,14 @@ def _clip_settings(drawn, size, crop, flip, said):
     usual = replace(usual, steps=CLIP_LOOP.steps, save_every=CLIP_LOOP.save_every)
     return cfg, replace(usual, **{k: v for k, v in said.items() if v is not None})
 
-
+# %% ../nbs/workshop/17_cli.ipynb #b135621b
 def _pairs(pairs, size):
     from clip_vqdiffusion.avatars import avatars
     from clip_vqdiffusion.data import image_dataset
     if pairs != 'avatars': return image_dataset(pairs, size=size, captions=True)
     return avatars(200_000, size=size, captions=True, split='all', contrasts=True)
 
-# %% ../nbs/workshop/17_cli.ipynb #ed252af3
+# %% ../nbs/workshop/17_cli.ipynb #31d55f1d
 @app.command('train-bundled', short_help='Train everything that comes with this package from nothing.')
 def train_bundled_command(
     out: Annotated[Path, typer.Option('--out', help=(
@@ -671,7 +668,7 @@ def train_bundled_command(
     with folder_lock(out / 'training'): train_bundled(out, settings, seed)
     _say(f"done. Try: clipvqd generate --model {out} \"a smiling person with a top hat\" --out a.png")
 
-# %% ../nbs/workshop/17_cli.ipynb #b2ac895b
+# %% ../nbs/workshop/17_cli.ipynb #773c9c00
 def _read_require(path):
     "The JSON of --require."
     from clip_vqdiffusion.files import read_object
@@ -679,7 +676,7 @@ def _read_require(path):
     try: return read_object(path)
     except ValueError as e: raise ValueError(f"{path} is not JSON of minima: {e}") from e
 
-
+# %% ../nbs/workshop/17_cli.ipynb #7cdcba0b
 def _json_out(path):
     "Try the place of --json before any work."
     path = Path(path)
@@ -690,7 +687,7 @@ def _json_out(path):
     except OSError as e:
         raise OSError(f"cannot write {path} ({e.strerror}); choose another place with --json") from e
 
-
+# %% ../nbs/workshop/17_cli.ipynb #b8236301
 def _read_prompts(path):
     "The lines of --prompts-file."
     try: lines = [l.strip() for l in Path(path).read_text(encoding='utf-8').splitlines() if l.strip()]
@@ -699,7 +696,7 @@ def _read_prompts(path):
     if not lines: raise ValueError(f"there are no prompts in {path}: write one a line")
     return lines
 
-# %% ../nbs/workshop/17_cli.ipynb #324da774
+# %% ../nbs/workshop/17_cli.ipynb #6ac6c38b
 _Count = dict(min=1, max=_MOST['prompts'])
 
 @app.command('evaluate', short_help='Measure how well a model follows text, and how real and varied its pictures are.')
@@ -741,7 +738,7 @@ def evaluate_command(
     else: result = _evaluate_avatars(pipe, model, prompts, full, candidates, faces, other, seed, how)
     _conclude(result, json_file, required)
 
-# %% ../nbs/workshop/17_cli.ipynb #d30c2b2b
+# %% ../nbs/workshop/17_cli.ipynb #2e4f5228
 def _check_evaluation(what, images, prompts_file, json_file):
     "What can be wrong with the options. Raises ValueError or OSError."
     if (images is None) != (prompts_file is None):
@@ -752,7 +749,7 @@ def _check_evaluation(what, images, prompts_file, json_file):
         raise ValueError(f"the only built-in test is `avatars`, not {what!r}; {hint}")
     if json_file: _json_out(json_file)
 
-
+# %% ../nbs/workshop/17_cli.ipynb #7d80bd28
 def _required(require):
     "The minima, checked for being such."
     if not require: return None
@@ -762,7 +759,7 @@ def _required(require):
     falls_short({}, required)
     return required
 
-# %% ../nbs/workshop/17_cli.ipynb #ee3ca46f
+# %% ../nbs/workshop/17_cli.ipynb #74045cbd
 def _how(pipe, model, settings):
     "Settings of the drawings, as `evaluate` takes them; those of the pipeline alone become its defaults."
     own = {k: settings.pop(k) for k in ('scheduler', 'guidance_schedule', 'condition_noise') if k in settings}
@@ -773,7 +770,7 @@ def _how(pipe, model, settings):
     return dict(num_inference_steps=settings.get('num_inference_steps'), guidance_scale=settings.get('guidance_scale'),
                 truncation=settings.get('truncation'))
 
-
+# %% ../nbs/workshop/17_cli.ipynb #67c2a76f
 def _evaluate_pictures(pipe, texts, images, scorer, seed, how):
     from clip_vqdiffusion.avatars import avatars
     from clip_vqdiffusion.data import image_dataset
@@ -784,7 +781,7 @@ def _evaluate_pictures(pipe, texts, images, scorer, seed, how):
     print(pictures_table(result))
     return result
 
-# %% ../nbs/workshop/17_cli.ipynb #ca397b4b
+# %% ../nbs/workshop/17_cli.ipynb #b00ea3b4
 def _evaluate_avatars(pipe, model, prompts, full, candidates, faces, scorer, seed, how):
     from clip_vqdiffusion.evaluation import evaluate, evaluation_table
     from clip_vqdiffusion.pipeline import _bundled, _find
@@ -796,7 +793,7 @@ def _evaluate_avatars(pipe, model, prompts, full, candidates, faces, scorer, see
     print(evaluation_table(result))
     return result
 
-
+# %% ../nbs/workshop/17_cli.ipynb #3230dc2a
 def _conclude(result, json_file, required):
     "Write the figures down; exit with status 1 when one falls short."
     from clip_vqdiffusion.evaluation import falls_short
@@ -809,7 +806,7 @@ def _conclude(result, json_file, required):
     for line in short: print('clipvqd: ' + line, file=sys.stderr)
     if short: raise typer.Exit(1)
 
-# %% ../nbs/workshop/17_cli.ipynb #94b74c60
+# %% ../nbs/workshop/17_cli.ipynb #875b012f
 @app.command(short_help='Turn pictures into tokens and back.')
 def reconstruct(
     pictures: Annotated[list[Path], typer.Argument(metavar='PICTURE', help="Image files.")],
@@ -827,7 +824,7 @@ def reconstruct(
     records = [told | dict(index=i, arguments=dict(image=dict(file=p.name))) for i, p in enumerate(pictures)]
     _save(pipe.reconstruct(opened), names, records)
 
-# %% ../nbs/workshop/17_cli.ipynb #f29ad577
+# %% ../nbs/workshop/17_cli.ipynb #463cc757
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help=(
@@ -847,19 +844,19 @@ def info(
     for k, v in told.items():
         for line in v if isinstance(v, list) and k == 'training' else [v]: print(_line(k, line))
 
-
+# %% ../nbs/workshop/17_cli.ipynb #0d77fa15
 def _line(name, value):
     if isinstance(value, dict): value = ', '.join(f'{k} {v}' for k, v in value.items())
     if isinstance(value, list): value = ', '.join(map(str, value)) or 'none'
     return f'{name}: {value}' if name != 'model' else value
 
-# %% ../nbs/workshop/17_cli.ipynb #c5c59d46
+# %% ../nbs/workshop/17_cli.ipynb #edaaa4cc
 def _versions():
     from importlib.metadata import version
     names = ('clip_vqdiffusion', 'torch', 'open_clip_torch')
     return {**{p: version(p) for p in names}, 'python': sys.version.split()[0]}
 
-
+# %% ../nbs/workshop/17_cli.ipynb #f68c4e1c
 def _bundled_and_training(model):
     _prepare()
     from clip_vqdiffusion.pipeline import bundled_models
@@ -867,7 +864,7 @@ def _bundled_and_training(model):
     lines = [l for l in (_how_far(log) for log in logs) if l]
     return {'bundled models': bundled_models(), **(dict(training=lines) if lines else {})}
 
-
+# %% ../nbs/workshop/17_cli.ipynb #a2924a72
 def _how_far(log):
     "How far a stage of the training is, by its log; None when it says nothing."
     from clip_vqdiffusion.loop import _log_lines
@@ -878,7 +875,7 @@ def _how_far(log):
     of, minutes = f' of {steps:,}' if steps else '', last['seconds'] / 60
     return f"{log.parent.name}: step {last['step']:,}{of}, {minutes:.0f} min, loss {last.get('loss', math.nan):.4g}"
 
-# %% ../nbs/workshop/17_cli.ipynb #2b19127d
+# %% ../nbs/workshop/17_cli.ipynb #5b52d92a
 def _parts(model):
     "What a model consists of."
     from clip_vqdiffusion.pipeline import CLIPVQDiffusion
@@ -898,7 +895,7 @@ def _parts(model):
     told[pipe.called] = f"{d.depth} blocks of width {d.width}, {T}{count(pipe.denoiser)}"
     return told | {'sampling defaults': dict(pipe.defaults)}
 
-# %% ../nbs/workshop/17_cli.ipynb #4fbf095c
+# %% ../nbs/workshop/17_cli.ipynb #548e78ec
 def _picture(path, as_json=False):
     "What a PNG says of itself."
     _prepare()
@@ -916,12 +913,12 @@ def _picture(path, as_json=False):
     print(f"on: clip_vqdiffusion {r.get('version')}, {made}")
     if r.get('seed') is not None: print(f'again: clipvqd generate --like {path} --out again.png')
 
-
+# %% ../nbs/workshop/17_cli.ipynb #ef12e3e3
 def _shown(v):
     if isinstance(v, dict): return v.get('file') or 'a picture from memory'
     return v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
 
-# %% ../nbs/workshop/17_cli.ipynb #4ff7752c
+# %% ../nbs/workshop/17_cli.ipynb #bd6a6981
 @app.command('import-released', short_help="Turn the authors' released files into a model folder.")
 def import_released_command(
     denoiser: Annotated[Path, typer.Option('--denoiser', '--gpt', help=(
@@ -945,7 +942,7 @@ def import_released_command(
     how = '--num 8 --rerank 64 --out drawn' if (out / 'clip_gen').is_dir() else '--out a.png'
     _say(f"done. Try: clipvqd generate --model {out} \"a photograph of ...\" {how}")
 
-# %% ../nbs/workshop/17_cli.ipynb #f8cfb722
+# %% ../nbs/workshop/17_cli.ipynb #6167b209
 @app.command('bench', short_help='Measure how fast something is on this machine.')
 def bench_command(
     what: Annotated[str, typer.Argument(help=(
@@ -980,5 +977,5 @@ def bench_command(
         print(f"clipvqd: {r['factor']:.1f} times as fast; required is at least {require:g}", file=sys.stderr)
         raise typer.Exit(1)
 
-# %% ../nbs/workshop/17_cli.ipynb #cf4a7089
+# %% ../nbs/workshop/17_cli.ipynb #0acaca01
 if __name__ == '__main__' and '__file__' in globals(): main()
