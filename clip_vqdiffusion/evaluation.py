@@ -6,7 +6,7 @@
 __all__ = ['FACE_SEED', 'RERANKED', 'eval_prompts', 'fitting_faces', 'stated', 'balanced_accuracy', 'bootstrap', 'figure',
            'clip_score', 'load_scorer', 'drawings', 'model_id', 'evaluate', 'evaluate_pictures']
 
-# %% ../nbs/15_evaluation.ipynb #bbc942a4
+# %% ../nbs/15_evaluation.ipynb #b5fbe6e4
 import json, math, random, sys, time
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from .clip import _digest, embed_images, embed_texts, load_clip
 from clip_vqdiffusion.avatars import (
     AVATAR_ATTRIBUTES, HELD_OUT_PAIRS, avatar_caption, avatars, draw_avatar, is_held_out, sample_attributes,
 )
-from .judge import JUDGE_LOOP, JUDGE_SEED, Judge, JudgeConfig, _models, degrade, load_judge, train_judge
+from clip_vqdiffusion.judge import (
+    JUDGE_LOOP, JUDGE_SEED, Judge, JudgeConfig, _models, degrade, load_judge, train_judge
+)
 from clip_vqdiffusion.metrics import (
     _percent, attribute_retrieval, entropy, evaluation_table, falls_short, frechet_distance, open_entropy,
     pictures_table, retrieval, variety
@@ -40,12 +42,12 @@ def _candidate(rng, pair):
     more = rng.sample([m for m in names if m not in must], k - len(must))
     return a, rng.sample(must + more, k)
 
-# %% ../nbs/15_evaluation.ipynb #4d756c11
+# %% ../nbs/15_evaluation.ipynb #78c093b3
 def eval_prompts(
     n: int,  # how many
     split: str = 'in',  # 'in': as in the generator's images; 'out': each states one of HELD_OUT_PAIRS
     seed: int = 0,  # other seed, other prompts
-) -> list:  # dicts: text, said (attribute -> value), pair (number of the held-out pair, or None), number (of the prompt)
+) -> list:  # dicts: text, said (attribute -> value), pair (number of the held-out pair, or None), number
     "Prompts that state three to five attributes. Raises ValueError for an unknown split."
     if split not in ('in', 'out'): raise ValueError(f"split must be 'in' or 'out', got {split!r}")
     prompts = []
@@ -78,7 +80,7 @@ def fitting_faces(
             out.append(to_tensor(draw_avatar(a, size, rng.getrandbits(40))))
     return torch.stack(out)
 
-# %% ../nbs/15_evaluation.ipynb #e032d365
+# %% ../nbs/15_evaluation.ipynb #a4855696
 def stated(
     prompts: list,  # from `eval_prompts`
 ) -> torch.Tensor:  # (P, 11) int64: index of the stated value, -1 where none is
@@ -86,7 +88,7 @@ def stated(
     values = AVATAR_ATTRIBUTES.items()
     return torch.tensor([[v.index(p['said'][k]) if k in p['said'] else -1 for k, v in values] for p in prompts])
 
-
+# %% ../nbs/15_evaluation.ipynb #0bf862b5
 def balanced_accuracy(
     read: torch.Tensor,  # (P, A) int64, the judge's readings
     said: torch.Tensor,  # (P, A) int64, stated values, -1 = not stated
@@ -184,19 +186,19 @@ def _look(pipe, judge, scorer, chunk, m, drawn):
         out['v'] = embed_texts(scorer, [p['text'] for p in chunk]).cpu()
     return out
 
-# %% ../nbs/15_evaluation.ipynb #b4ac1f61
-def _accuracy(read, said, seed):
-    "Balanced accuracy with its interval, and per attribute."
-    f = figure(lambda w: balanced_accuracy(read, said, w)[0], len(read), seed)
-    per = zip(AVATAR_ATTRIBUTES, balanced_accuracy(read, said)[1][0].tolist())
-    return f, {k: v for k, v in per if not math.isnan(v)}
-
-
+# %% ../nbs/15_evaluation.ipynb #85daecdc
 def _chance(read, said, seed, times=20):
     "Balanced accuracy of the drawings against shuffled prompts."
     g = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(said), generator=g) for _ in range(times)]
     return sum(balanced_accuracy(read, said[order])[0].item() for order in orders) / times
+
+
+def _accuracy(read, said, seed):
+    "Balanced accuracy with its interval, and per attribute."
+    f = figure(lambda w: balanced_accuracy(read, said, w)[0], len(read), seed)
+    per = zip(AVATAR_ATTRIBUTES, balanced_accuracy(read, said)[1][0].tolist())
+    return f, {k: v for k, v in per if not math.isnan(v)}
 
 # %% ../nbs/15_evaluation.ipynb #ffec89c5
 def _split_figures(chunks, prompts, candidates, seed):
@@ -305,7 +307,7 @@ def _scores(scorer, chunks, seed, size):
     value, floor, tokenized = (frechet_distance(cloud, unseen) for cloud in clouds.values())
     return score, dict(value=value, floor=floor, tokenizer=tokenized, n=n)
 
-# %% ../nbs/15_evaluation.ipynb #cb67a170
+# %% ../nbs/15_evaluation.ipynb #5dc1f087
 def model_id(
     pipe: CLIPVQDiffusion,
     scorer=None,  # a CLIP
@@ -333,7 +335,14 @@ def _examiners(pipe, judge, scorer):
                          " give another CLIP, or scorer=None")
     return judge, scorer
 
-# %% ../nbs/15_evaluation.ipynb #9b09b443
+
+def _check_numbers(**numbers):
+    "Raise ValueError for a value below its minimum; name=(value, minimum)."
+    for name, (value, least) in numbers.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+# %% ../nbs/15_evaluation.ipynb #08910c91
 def _bar(total, progress):
     "A progress bar; where the output is no terminal it says something every 20 seconds."
     pause = 0.5 if sys.stderr.isatty() else 20
@@ -362,10 +371,11 @@ def _figures(pipe, judge, scorer, chunks, asked, candidates, faces, seed):
     out['variety'] = _variety(chunks['in'], asked['in'], seed) if many else None
     out |= _model_figures(pipe, judge, scorer, faces, seed)
     out['clip_score'], out['frechet'] = None, None
-    if scorer is not None: out['clip_score'], out['frechet'] = _scores(scorer, chunks, seed, pipe.tokenizer.cfg.image_size)
+    if scorer is not None:
+        out['clip_score'], out['frechet'] = _scores(scorer, chunks, seed, pipe.tokenizer.cfg.image_size)
     return out
 
-# %% ../nbs/15_evaluation.ipynb #f65c4329
+# %% ../nbs/15_evaluation.ipynb #bd7ab659
 def evaluate(
     pipe: CLIPVQDiffusion,  # a model of avatars
     prompts: int = 300,  # of each split
@@ -401,14 +411,7 @@ def evaluate(
     out['settings'] = dict(**settings, **machine, model=model_id(pipe, scorer), **pipe._settings(kw))
     return out
 
-
-def _check_numbers(**numbers):
-    "Raise ValueError for a value below its minimum; name=(value, minimum)."
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-# %% ../nbs/15_evaluation.ipynb #d6bf980d
+# %% ../nbs/15_evaluation.ipynb #d64c36d1
 def _embed(clip, images, indices):
     "Embeddings of some items of a data set, 64 at a time."
     parts = [indices[k:k + 64] for k in range(0, len(indices), 64)]
@@ -427,7 +430,17 @@ def _draw_texts(pipe, clip, prompts, num, generator, progress, kw):
             bar.update(len(drawn.images))
     return torch.cat(u), took
 
-# %% ../nbs/15_evaluation.ipynb #407a2009
+
+def _enough(prompts, num, images):
+    "How many drawings and pictures the Fréchet distance compares; ValueError when there are too few."
+    if not prompts: raise ValueError("there are no prompts: give at least one")
+    n = min(len(images) // 2, len(prompts) * num)
+    if n < 2:
+        raise ValueError(f"the Fréchet distance needs at least two drawings and four pictures,"
+                         f" got {len(prompts) * num} and {len(images)}")
+    return n
+
+# %% ../nbs/15_evaluation.ipynb #c7e9ce01
 def evaluate_pictures(
     pipe: CLIPVQDiffusion,
     prompts: list,  # texts
@@ -457,16 +470,6 @@ def evaluate_pictures(
     settings = dict(prompts=len(prompts), num=num, seed=seed, pictures=len(images), model=model_id(pipe, scorer))
     return dict(clip_score=score, frechet=distance, scored_by=by, images_per_second=len(u) / took,
                 seconds=time.perf_counter() - begun, settings=settings | pipe._settings(kw))
-
-
-def _enough(prompts, num, images):
-    "How many drawings and pictures the Fréchet distance compares; ValueError when there are too few."
-    if not prompts: raise ValueError("there are no prompts: give at least one")
-    n = min(len(images) // 2, len(prompts) * num)
-    if n < 2:
-        raise ValueError(f"the Fréchet distance needs at least two drawings and four pictures,"
-                         f" got {len(prompts) * num} and {len(images)}")
-    return n
 
 
 def _text_score(u, v, seed):

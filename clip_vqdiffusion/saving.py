@@ -8,7 +8,7 @@ __all__ = ['SETTINGS', 'FETCHED', 'HUB', 'MAX_PICTURES', 'printable', 'bounded_j
            'save_parts', 'parts_hash', 'bundled_hash', 'write_image', 'open_picture', 'make_record', 'png_info',
            'save_picture', 'check_record', 'picture_info', 'trusted_model']
 
-# %% ../nbs/workshop/10_saving.ipynb #925b266f
+# %% ../nbs/workshop/10_saving.ipynb #9dcd9fbb
 import errno, hashlib, json, math, os, re
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -29,7 +29,7 @@ from .files import write_json
 from .show import _write_bytes
 from .tokenizer import Tokenizer
 
-# %% ../nbs/workshop/10_saving.ipynb #03ad7d76
+# %% ../nbs/workshop/10_saving.ipynb #d62aa9d3
 _HIDDEN = re.compile(
     r'\x1b\[[0-?]*[ -/]*[@-~]'                   # terminal commands such as colours
     r'|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?'       # and those that set a title or a link
@@ -48,7 +48,7 @@ def printable(
     text = _HIDDEN.sub('', re.sub(r'[\t\r\n]+', ' ', value))
     return text if len(text) <= limit else text[:limit] + '…'
 
-# %% ../nbs/workshop/10_saving.ipynb #38cd2fe4
+# %% ../nbs/workshop/10_saving.ipynb #fd4172d1
 def _depth(text):
     "How deeply brackets are nested, those inside of strings left out."
     depth = deepest = 0
@@ -75,7 +75,7 @@ def _once(pairs):
     if len(pairs) != len(dict(pairs)): raise ValueError("a name stands there twice")
     return dict(pairs)
 
-# %% ../nbs/workshop/10_saving.ipynb #3ab73c07
+# %% ../nbs/workshop/10_saving.ipynb #4c1a98ce
 def bounded_json(
     text: str,
     max_chars: int = 2**20,  # refuse longer texts
@@ -88,7 +88,7 @@ def bounded_json(
         text, parse_float=_finite, parse_int=_whole, parse_constant=_no_number, object_pairs_hook=_once
     )
 
-# %% ../nbs/workshop/10_saving.ipynb #9d5294c1
+# %% ../nbs/workshop/10_saving.ipynb #1d783824
 SETTINGS = dict(  # name -> kind and bounds
     num_inference_steps=(int, 1, 100_000), guidance_scale=(float, 0, 10_000), truncation=(float, 0, 1),
     condition_noise=(float, 0, 10_000), temperature=(float, 0, 10_000), top_k=(int, 1, 10_000_000),
@@ -102,7 +102,7 @@ def _in_bounds(value, kind, low, high):
     numbers = (int, float) if kind is float else int
     return isinstance(value, numbers) and not isinstance(value, bool) and low <= value <= high
 
-# %% ../nbs/workshop/10_saving.ipynb #fc5bb3c6
+# %% ../nbs/workshop/10_saving.ipynb #07e514f3
 def check_settings(
     settings,  # as a file holds them
 ) -> dict:  # the same
@@ -117,7 +117,7 @@ def check_settings(
             raise ValueError(f"its setting {name} must be {words}, not {str(printable(value, 60))[:80]!r}")
     return settings
 
-# %% ../nbs/workshop/10_saving.ipynb #6f7a9b09
+# %% ../nbs/workshop/10_saving.ipynb #e2f2fff8
 def _bundled(): return Path(str(files('clip_vqdiffusion'))) / 'models'
 
 
@@ -131,7 +131,7 @@ def bundled_models() -> list:  # names
 
 _DEFAULTS = dict(denoiser='defaults', clip_gen='clip_gen_defaults')  # kind of network -> its settings in pipeline.json
 
-# %% ../nbs/workshop/10_saving.ipynb #5946f9a1
+# %% ../nbs/workshop/10_saving.ipynb #155d77ac
 @lru_cache
 def _public_names():
     return {f"{model}/{tag.lower().replace('-', '_')}" for model, tag in open_clip.list_pretrained()}
@@ -148,7 +148,7 @@ def is_public_clip(
 
 def _stored_by_name(clip): return clip.public and is_public_clip(clip.name)
 
-# %% ../nbs/workshop/10_saving.ipynb #89284f6d
+# %% ../nbs/workshop/10_saving.ipynb #335f090d
 _PLACE = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)*')  # a relative path without . .. or anything special
 
 
@@ -165,7 +165,7 @@ def _check_clip(clip):
             "folder may name no other; if you trust it, load the model with clip=... (in the shell --clip)"
         )
 
-# %% ../nbs/workshop/10_saving.ipynb #e425d26d
+# %% ../nbs/workshop/10_saving.ipynb #e3ffb48e
 _INFO = ('format', 'kind', 'clip', 'tokenizer_id', 'clip_id', *_DEFAULTS.values())  # all keys of pipeline.json
 
 
@@ -190,7 +190,7 @@ def check_info(
         if info.get(k) is not None: check_settings(info[k])
     return info
 
-# %% ../nbs/workshop/10_saving.ipynb #3e6c56fa
+# %% ../nbs/workshop/10_saving.ipynb #1debf983
 _AGAIN = "fetch the model again, or run its training command once more"
 
 
@@ -209,7 +209,7 @@ def read_info(
         return check_info(bounded_json(raw.decode()))
     except ValueError as e: raise ValueError(f"{file} is damaged or of another program: {e}; {_AGAIN}") from e
 
-# %% ../nbs/workshop/10_saving.ipynb #b630665e
+# %% ../nbs/workshop/10_saving.ipynb #78966825
 def _roots(folder):
     "Where files of a model may really lie."
     folder = folder.resolve()
@@ -229,7 +229,7 @@ def check_inside(
             raise ValueError(f"{p} is a link that leaves the model's folder, and is not followed: put a copy in its place")
     return place.resolve()
 
-# %% ../nbs/workshop/10_saving.ipynb #315033c7
+# %% ../nbs/workshop/10_saving.ipynb #3981f87f
 def load_its_clip(
     folder: Path,  # of a model
     info: dict,  # from `read_info`
@@ -242,7 +242,7 @@ def load_its_clip(
     if 'name' in info['clip']: return load_clip(info['clip']['name'])
     return load_clip(str(check_inside(folder, info['clip']['folder'])))
 
-# %% ../nbs/workshop/10_saving.ipynb #c82946d3
+# %% ../nbs/workshop/10_saving.ipynb #a6afffc6
 FETCHED = ['*.json', '*.safetensors', '*.txt.gz', '*.gz', 'README.md']  # what is downloaded from the hub
 HUB = ('revision', 'token', 'cache_dir', 'local_files_only', 'force_download', 'endpoint', 'etag_timeout', 'local_dir')
 
@@ -259,7 +259,7 @@ def check_hub(
             + f" It takes clip, device, and for the hub {', '.join(HUB)}"
         )
 
-# %% ../nbs/workshop/10_saving.ipynb #784f0907
+# %% ../nbs/workshop/10_saving.ipynb #1bc2c57c
 def _is_part(path):
     "Is this the network's folder inside a model's folder?"
     return path.name in _DEFAULTS and not (path / 'pipeline.json').is_file() and (path.parent / 'pipeline.json').is_file()
@@ -286,7 +286,7 @@ def _find(name, hub):
             f"({type(e).__name__}); check the name or the network, or use a bundled model ({names})"
         ) from e
 
-# %% ../nbs/workshop/10_saving.ipynb #fa80030e
+# %% ../nbs/workshop/10_saving.ipynb #65b8bfa1
 def _x(grid): return 'x'.join(map(str, grid))
 
 
@@ -311,7 +311,7 @@ pipe("a prompt").images[0]
 ```
 """
 
-# %% ../nbs/workshop/10_saving.ipynb #411927d8
+# %% ../nbs/workshop/10_saving.ipynb #41ca4e95
 def _describe(pipe, folder, card=None):
     "README.md and then pipeline.json, each written beside and renamed."
     clip = dict(name=pipe.clip.name) if _stored_by_name(pipe.clip) else dict(folder='clip')
@@ -327,7 +327,7 @@ def _describe(pipe, folder, card=None):
         _write_bytes(folder / 'README.md', (card or _card(pipe)).encode())
     write_json(folder / 'pipeline.json', info)
 
-# %% ../nbs/workshop/10_saving.ipynb #db85de22
+# %% ../nbs/workshop/10_saving.ipynb #1a5079d8
 def _changed_by_rounding(clip):
     weights = (p for p in clip.model.state_dict().values() if p.is_floating_point())
     return any((p.half().float() != p.float()).any() for p in weights)
@@ -341,7 +341,7 @@ def make_folder(
     except OSError as e: raise OSError(f"cannot write to {folder} ({e.strerror}); choose another folder") from e
     return Path(folder)
 
-# %% ../nbs/workshop/10_saving.ipynb #98794937
+# %% ../nbs/workshop/10_saving.ipynb #85df4235
 def save_parts(
     pipe,  # with clip, tokenizer, denoiser
     folder: str | Path,  # made if missing
@@ -361,7 +361,7 @@ def save_parts(
     pipe.denoiser.save(folder / pipe.part, half)
     _describe(pipe, folder, card)
 
-# %% ../nbs/workshop/10_saving.ipynb #85b6b597
+# %% ../nbs/workshop/10_saving.ipynb #53048032
 def parts_hash(
     clip,  # or None
     tokenizer,  # or None
@@ -385,7 +385,7 @@ def bundled_hash(
     parts = load_clip(str(folder / 'clip')), Tokenizer.load(folder / 'tokenizer'), network.load(folder / part)
     return parts_hash(*parts)
 
-# %% ../nbs/workshop/10_saving.ipynb #35ac9840
+# %% ../nbs/workshop/10_saving.ipynb #6659cd38
 def write_image(
     image: Image.Image,
     path: str | Path,  # its ending says the format
@@ -403,7 +403,7 @@ def write_image(
     except OSError as e:
         raise OSError(f"cannot write {path} ({e.strerror or e}); free some space or choose another place") from e
 
-# %% ../nbs/workshop/10_saving.ipynb #a59ee7bd
+# %% ../nbs/workshop/10_saving.ipynb #1295e81b
 def open_picture(
     path: str | Path,
 ) -> Image.Image:  # read to its end
@@ -416,7 +416,7 @@ def open_picture(
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise ValueError(f"{path} cannot be read as an image ({printable(str(e), 300)})") from e
 
-# %% ../nbs/workshop/10_saving.ipynb #fe65b82e
+# %% ../nbs/workshop/10_saving.ipynb #b77573e4
 def make_record(
     call: dict,  # from a pipeline's `_call`
     prompt: str | None,  # of this image
@@ -429,7 +429,7 @@ def make_record(
     known |= dict(seed=call.pop('seed'), index=call.pop('index', index), settings=call.pop('settings'))
     return known | dict(arguments=call.pop('arguments'), model=pipe.name, model_hash=pipe.model_hash, **call)
 
-# %% ../nbs/workshop/10_saving.ipynb #3382556c
+# %% ../nbs/workshop/10_saving.ipynb #3f2ef288
 _CHUNK = 'clip_vqdiffusion'  # keyword of the text chunk
 
 
@@ -451,7 +451,7 @@ def save_picture(
     has_record = record and Path(path).suffix.lower() == '.png'
     write_image(image, path, **(dict(pnginfo=png_info(record)) if has_record else {}))
 
-# %% ../nbs/workshop/10_saving.ipynb #ee3fcdcf
+# %% ../nbs/workshop/10_saving.ipynb #ab8615e9
 MAX_PICTURES = 4096  # that one repeated call may draw, candidates included
 
 _RECORD = dict(  # field -> kind of value, bounds
@@ -467,7 +467,7 @@ _ARGUMENTS = dict(  # argument of a verb -> kind of value, bounds
     a=('picture or text', 2**16), b=('picture or text', 2**16), source_text=('text', 2**16), target_text=('text', 2**16),
 )
 
-# %% ../nbs/workshop/10_saving.ipynb #91ffadc5
+# %% ../nbs/workshop/10_saving.ipynb #5f1effd5
 def _is_text(value, most): return isinstance(value, str) and len(value) <= most
 
 
@@ -488,7 +488,7 @@ def _is_prompts(value, most):
     several = value if isinstance(value, list) else [value]
     return len(several) <= MAX_PICTURES and all(v is None or _is_text(v, most) for v in several)
 
-# %% ../nbs/workshop/10_saving.ipynb #74491af7
+# %% ../nbs/workshop/10_saving.ipynb #1148dbe6
 def _fits(value, kind, *bounds):
     "Is a value of a record of this kind?"
     if kind.endswith(' or none'): return value is None or _fits(value, kind.removesuffix(' or none'), *bounds)
@@ -505,7 +505,7 @@ def _check_fields(values, table):
         if not _fits(value, *table[name]):
             raise ValueError(f"its {name} cannot be {printable(json.dumps(value, default=str), 60)}")
 
-# %% ../nbs/workshop/10_saving.ipynb #d5293703
+# %% ../nbs/workshop/10_saving.ipynb #a1b42f5c
 def _pictures_of_call(verb, arguments):
     "How many pictures a call returns, and how many it draws; (None, 0) where the record does not say."
     if verb != 'generate': return arguments.get('num_images', arguments.get('n')), 0
@@ -514,7 +514,7 @@ def _pictures_of_call(verb, arguments):
     prompts = len(prompt) if isinstance(prompt, list) else 1
     return prompts * n, prompts * max(n, arguments.get('rerank', 0))
 
-# %% ../nbs/workshop/10_saving.ipynb #2d055803
+# %% ../nbs/workshop/10_saving.ipynb #62c334a5
 def check_record(
     record,  # out of a PNG
 ) -> dict:  # its known fields
@@ -533,7 +533,7 @@ def check_record(
         raise ValueError(f"it is said to be picture {record['index'] + 1:,} of {returned:,}")
     return record
 
-# %% ../nbs/workshop/10_saving.ipynb #df02dc9d
+# %% ../nbs/workshop/10_saving.ipynb #733170f5
 def picture_info(
     path: str | Path,  # a PNG that `PipelineOutput.save` or `clipvqd` wrote
 ) -> dict:  # its record; untrusted: see `trusted_model`, and `printable` before showing it
@@ -547,7 +547,7 @@ def picture_info(
     try: return check_record(bounded_json(str(text)))
     except ValueError as e: raise ValueError(f"what {path} says of how it was made is damaged: {e}") from e
 
-# %% ../nbs/workshop/10_saving.ipynb #888bccea
+# %% ../nbs/workshop/10_saving.ipynb #f5438bc9
 def trusted_model(
     record: dict,  # from `picture_info`
     given: str | Path | None = None,  # the model that the user named

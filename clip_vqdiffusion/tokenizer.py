@@ -186,7 +186,72 @@ def _preview(show, warm):
         return image_grid(torch.cat([x, y]).cpu().clamp(-1, 1), cols=len(x), scale=2)
     return preview
 
-# %% ../nbs/04_tokenizer.ipynb #04c00038
+# %% ../nbs/04_tokenizer.ipynb #04c00039
+def _items(images):
+    "The items of a dataset, or of a stream, in order."
+    if isinstance(images, IterableDataset) or not hasattr(images, '__len__'): return iter(images)
+    return (images[i] for i in range(len(images)))
+
+def _identity(images):
+    "A dataset's fingerprint; without one its length; of a stream without one nothing is known."
+    known = getattr(images, 'fingerprint', None)
+    return known if known is not None else len(images) if hasattr(images, '__len__') else 'a stream without fingerprint'
+
+def _first_images(images, held_out, cfg):
+    "Eight images for previews. Raises ValueError when there are none, or of another size."
+    shown = list(itertools.islice(_items(held_out or images), 8))
+    if not shown or hasattr(images, '__len__') and not len(images):
+        raise ValueError("there are no images to train on: give at least one")
+    show = torch.stack([i['image'] for i in shown])
+    if show.shape[-1] != cfg.image_size:
+        raise ValueError(f"the images have {show.shape[-1]} pixels a side, the tokenizer is configured for"
+                         f" {cfg.image_size}: set one to the other")
+    return show
+
+def _prepare(cfg, training, clip, start):
+    "Tokenizer and perceptual network at the start of a training; no warm start where the codebook is there already."
+    slow = clip is not None and clip.image_size > 2 * cfg.image_size
+    tok = Tokenizer(cfg)
+    perceptual = Perceptual(training.perceptual, None if slow and training.perceptual == 'auto' else clip)
+    if start: tok.load_state_dict(start.state_dict())
+    if start or not tok.quantizer.tied: training = replace(training, warm=0)
+    return tok, perceptual, training
+
+# %% ../nbs/04_tokenizer.ipynb #04c00040
+def _share(loop, codes=None):
+    "The codebook, or these codes of it, were set by hand: give them to the averaged copy and to the other processes."
+    quant, avg = loop.model('tokenizer').quantizer, loop.averaged('tokenizer').quantizer
+    if loop.world > 1:
+        from accelerate.utils import broadcast
+        for v in (quant.codebook.data, quant.usage, quant.spread): v.copy_(broadcast(v))
+    if avg is quant: return
+    if codes is not None:       # an average with a dead code's place would be neither
+        avg.codebook.data[codes] = quant.codebook.data[codes]
+        return
+    for name in ('usage', 'spread', 'ready'): getattr(avg, name).copy_(getattr(quant, name))
+    avg.codebook.data.copy_(quant.codebook.data)
+
+# %% ../nbs/04_tokenizer.ipynb #04c00041
+def _keep_alive(loop, t, f):
+    "Re-seed dead codes from the features `f` when it is time, and say when the codes are collapsing."
+    quant, step = loop.model('tokenizer').quantizer, loop.step
+    K, can = len(quant.codebook), bool(t.reseed_every) and quant.tied and step < t.reseed_until * loop.cfg.steps
+    look, due = step > t.warm + 50 and step % (10 if can else 500) == 0, can and step % t.reseed_every == 0
+    if not (look or due): return
+    if loop.world > 1:  # all processes must decide alike
+        from accelerate.utils import broadcast
+        quant.usage.copy_(broadcast(quant.usage))
+    perplexity = quant.perplexity()
+    collapsed = look and perplexity < K / 8
+    dead = quant.reseed(f) if due or (can and collapsed) else []
+    if collapsed and loop.main:
+        advice = ("the tokenizer will lose much: try quantizer='nearest' or tied=True, a longer re-seeding"
+                  " (reseed_every, reseed_until), or fewer codes")
+        what = f"{len(dead)} dead ones were re-seeded" if can else advice
+        print(f"step {step}: the codes are collapsing (perplexity {perplexity:.0f} of {K}); {what}", file=sys.stderr)
+    if len(dead): _share(loop, dead)
+
+# %% ../nbs/04_tokenizer.ipynb #04c00043
 def train_tokenizer(
     images: Dataset,  # items {'image': (3, H, W) in [-1, 1]}; an IterableDataset is read in its own order
     out: str | Path,  # the run's folder: result in `out/tokenizer`, training state in `out/training/tokenizer`
@@ -220,7 +285,7 @@ def train_tokenizer(
     l.accelerator.wait_for_everyone()
     return best
 
-# %% ../nbs/04_tokenizer.ipynb #04c00042
+# %% ../nbs/04_tokenizer.ipynb #04c00047
 @torch.no_grad()
 def tokenizer_report(
     tokenizer: Tokenizer,  # in eval mode
@@ -239,7 +304,7 @@ def tokenizer_report(
     use = dict(codes_used=(used > 0).float().mean().item(), perplexity=code_perplexity(used).item())
     return dict(psnr=total / seen, **use, images=seen)
 
-# %% ../nbs/04_tokenizer.ipynb #04c00047
+# %% ../nbs/04_tokenizer.ipynb #04c00052
 @patch(as_prop=True)
 def fingerprint(self: Tokenizer) -> str:  # 16 hexadecimal digits
     "A hash of configuration and weights: equal exactly for equal tokenizers."
@@ -247,68 +312,3 @@ def fingerprint(self: Tokenizer) -> str:  # 16 hexadecimal digits
     for k, v in sorted(self.state_dict().items()):  # as float16, so that a tokenizer shipped in half precision keeps its name
         if not k.endswith(('usage', 'ready')): h.update(k.encode() + v.detach().cpu().half().contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
-
-# %% ../nbs/04_tokenizer.ipynb #04c00057
-def _items(images):
-    "The items of a dataset, or of a stream, in order."
-    if isinstance(images, IterableDataset) or not hasattr(images, '__len__'): return iter(images)
-    return (images[i] for i in range(len(images)))
-
-def _identity(images):
-    "A dataset's fingerprint; without one its length; of a stream without one nothing is known."
-    known = getattr(images, 'fingerprint', None)
-    return known if known is not None else len(images) if hasattr(images, '__len__') else 'a stream without fingerprint'
-
-def _first_images(images, held_out, cfg):
-    "Eight images for previews. Raises ValueError when there are none, or of another size."
-    shown = list(itertools.islice(_items(held_out or images), 8))
-    if not shown or hasattr(images, '__len__') and not len(images):
-        raise ValueError("there are no images to train on: give at least one")
-    show = torch.stack([i['image'] for i in shown])
-    if show.shape[-1] != cfg.image_size:
-        raise ValueError(f"the images have {show.shape[-1]} pixels a side, the tokenizer is configured for"
-                         f" {cfg.image_size}: set one to the other")
-    return show
-
-def _prepare(cfg, training, clip, start):
-    "Tokenizer and perceptual network at the start of a training; no warm start where the codebook is there already."
-    slow = clip is not None and clip.image_size > 2 * cfg.image_size
-    tok = Tokenizer(cfg)
-    perceptual = Perceptual(training.perceptual, None if slow and training.perceptual == 'auto' else clip)
-    if start: tok.load_state_dict(start.state_dict())
-    if start or not tok.quantizer.tied: training = replace(training, warm=0)
-    return tok, perceptual, training
-
-# %% ../nbs/04_tokenizer.ipynb #04c00058
-def _share(loop, codes=None):
-    "The codebook, or these codes of it, were set by hand: give them to the averaged copy and to the other processes."
-    quant, avg = loop.model('tokenizer').quantizer, loop.averaged('tokenizer').quantizer
-    if loop.world > 1:
-        from accelerate.utils import broadcast
-        for v in (quant.codebook.data, quant.usage, quant.spread): v.copy_(broadcast(v))
-    if avg is quant: return
-    if codes is not None:       # an average with a dead code's place would be neither
-        avg.codebook.data[codes] = quant.codebook.data[codes]
-        return
-    for name in ('usage', 'spread', 'ready'): getattr(avg, name).copy_(getattr(quant, name))
-    avg.codebook.data.copy_(quant.codebook.data)
-
-# %% ../nbs/04_tokenizer.ipynb #04c00059
-def _keep_alive(loop, t, f):
-    "Re-seed dead codes from the features `f` when it is time, and say when the codes are collapsing."
-    quant, step = loop.model('tokenizer').quantizer, loop.step
-    K, can = len(quant.codebook), bool(t.reseed_every) and quant.tied and step < t.reseed_until * loop.cfg.steps
-    look, due = step > t.warm + 50 and step % (10 if can else 500) == 0, can and step % t.reseed_every == 0
-    if not (look or due): return
-    if loop.world > 1:  # all processes must decide alike
-        from accelerate.utils import broadcast
-        quant.usage.copy_(broadcast(quant.usage))
-    perplexity = quant.perplexity()
-    collapsed = look and perplexity < K / 8
-    dead = quant.reseed(f) if due or (can and collapsed) else []
-    if collapsed and loop.main:
-        advice = ("the tokenizer will lose much: try quantizer='nearest' or tied=True, a longer re-seeding"
-                  " (reseed_every, reseed_until), or fewer codes")
-        what = f"{len(dead)} dead ones were re-seeded" if can else advice
-        print(f"step {step}: the codes are collapsing (perplexity {perplexity:.0f} of {K}); {what}", file=sys.stderr)
-    if len(dead): _share(loop, dead)
