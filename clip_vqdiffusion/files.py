@@ -252,8 +252,8 @@ def _numbers(args):
 def _check_manifest(file):
     "Compare a file with the `manifest.json` beside it, where there is one. Raises ValueError."
     manifest = file.with_name('manifest.json')
-    said = _read_object(manifest).get(file.name) if manifest.is_file() else None
-    if said and said['sha256'] != _sha256(file):
+    said = read_object(manifest).get(file.name) if manifest.is_file() else None
+    if said is not None and (not isinstance(said, dict) or said.get('sha256') != _sha256(file)):
         raise ValueError(
             f"{file} is not the file that was saved: its SHA-256 is not the one in {manifest.name}; copy the folder"
             f" of the model again (or delete {manifest.name} if you have replaced the file on purpose)"

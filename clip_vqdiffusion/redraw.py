@@ -47,8 +47,8 @@ def redraw(self: CLIPVQDiffusion,
         raise ValueError(f"{name} was made by {record['verb']!r}, which is no way of drawing that this version knows")
     if record['model_hash'] != self.model_hash and not any_model: raise ValueError(self._other_model(name, record))
     verb = self if record['verb'] == 'generate' else getattr(self, record['verb'])
-    seed, also = record['seed'] if seed is None else seed, dict(progress=progress, callback=callback)
-    try: return self._again(record, verb, near, seed, name, settings, also)
+    also = dict(progress=progress, callback=callback)
+    try: return self._again(record, verb, near, record['seed'] if seed is None else seed, name, settings, also)
     except KeyError as e: raise ValueError(f"what {name} says of how it was made is damaged: {e} is missing") from e
 
 
