@@ -144,9 +144,10 @@ def _load_pipe(model, clip=None, device='cpu'):
 
 
 def _load_clip(name):
-    "A CLIP by name or folder; the name of a bundled model means that model's CLIP."
+    "A CLIP by name or folder; a bundled model's name means its CLIP, avatars/words the one that knows more words."
     from clip_vqdiffusion.clip import load_clip
     from clip_vqdiffusion.pipeline import _bundled, bundled_models
+    if name == 'avatars/words': return load_clip(str(_bundled() / name))
     return load_clip(str(_bundled() / name.removesuffix('/clip_gen') / 'clip') if name in bundled_models() else name)
 
 # %% ../nbs/workshop/17_cli.ipynb #deeb2c1f

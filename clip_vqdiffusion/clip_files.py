@@ -90,6 +90,11 @@ def fingerprint(self: CLIP) -> str:
         self._fingerprint = _digest(self.model.state_dict(), config, self.bpe or b'')
     return self._fingerprint
 
+@patch(as_prop=True)
+def image_id(self: CLIP) -> str:
+    "The fingerprint of the CLIP whose image tower this is: another's where only the text tower was trained anew."
+    return self.config.get('image_tower_of') or self.fingerprint
+
 # %% ../nbs/workshop/05_clip_files.ipynb #ff135602
 BPE_NAME = 'bpe_simple_vocab.txt.gz'   # in a CLIP's folder
 
@@ -443,7 +448,7 @@ def _check_keys(cfg, known, where, file):
 # %% ../nbs/workshop/05_clip_files.ipynb #c350b68d
 def _check_config(config, file):
     "Raise ValueError unless a configuration holds nothing but what this library knows, each of the right kind."
-    _check_keys(config, dict(model_cfg=dict, preprocess_cfg=dict), 'the configuration', file)
+    _check_keys(config, dict(model_cfg=dict, preprocess_cfg=dict, image_tower_of=str), 'the configuration', file)
     model, pixels = config.get('model_cfg'), config.get('preprocess_cfg', {})
     if not model or not {'embed_dim', 'vision_cfg', 'text_cfg'} <= set(model):
         raise ValueError(
@@ -594,7 +599,8 @@ def _load_folder(folder, device):
     _check_finite(model, folder)
     pixels = open_clip.transform.PreprocessCfg(**pixels | dict(size=model.visual.image_size))
     open_clip.model.set_model_preprocess_cfg(model, vars(pixels))
-    config = _plain(dict(model_cfg=cfg, preprocess_cfg=vars(pixels)))
+    kept = {k: config[k] for k in ('image_tower_of',) if k in config}
+    config = _plain(dict(model_cfg=cfg, preprocess_cfg=vars(pixels), **kept))
     return CLIP(model.to(device), tokenizer, config, name=str(folder), bpe=bpe)
 
 # %% ../nbs/workshop/05_clip_files.ipynb #37a2c97c

@@ -91,7 +91,7 @@ def encode_dataset(
 
     Raises OSError when the cache cannot be written, ValueError when there are no images or they have another size."""
     import datasets
-    ids = (getattr(images, 'fingerprint', None), tokenizer.fingerprint, clip.fingerprint, flip, sample)
+    ids = (getattr(images, 'fingerprint', None), tokenizer.fingerprint, clip.image_id, flip, sample)
     fp = hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
     if ids[0] is None: fp = datasets.fingerprint.generate_random_fingerprint()  # unknown images: never taken for others
     N = tokenizer.grid[0] * tokenizer.grid[1]
@@ -100,4 +100,4 @@ def encode_dataset(
     def rows(): yield from _encoded_rows(images, tokenizer, clip, batch_size, flip, sample, progress)
     table = _write_table(rows, datasets.Features(tokens=tokens, embedding=embedding), cache_dir, fp)
     if not len(table): raise ValueError("there are no images to encode")
-    return EncodedDataset(table, tokenizer.K, tokenizer.grid, clip.dim, fp, tokenizer.fingerprint, clip.fingerprint)
+    return EncodedDataset(table, tokenizer.K, tokenizer.grid, clip.dim, fp, tokenizer.fingerprint, clip.image_id)

@@ -44,7 +44,7 @@ def _belong_together(
             f"CLIP {apart} embeddings of width {clip.dim} there, {d.clip_dim} here; use the CLIP {advice}"
         )
     for what, mine, part in (('tokenizer', d.tokenizer_id, tokenizer), ('CLIP', d.clip_id, clip)):
-        if mine and part is not None and mine != part.fingerprint:
+        if mine and part is not None and mine not in (part.fingerprint, getattr(part, 'image_id', None)):
             raise ValueError(
                 f"{what} {apart} {advice.replace('with', 'with another')} {what} of this size "
                 f"(fingerprint {mine}, this one has {part.fingerprint})"
