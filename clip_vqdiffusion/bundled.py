@@ -203,7 +203,7 @@ pipeline_tag: text-to-image
 
 Small models that draw faces of {size}x{size} pixels from text: CLIP-VQDiffusion (arXiv 2403.14944, folder `denoiser`) and CLIP-GEN (arXiv 2203.00386, folder `clip_gen`) on the same tokens. They come with the package `clip_vqdiffusion`.
 
-**Data.** Faces drawn by `clip_vqdiffusion.data.avatars`: 11 attributes, about 24 million combinations, no photographs and no persons. The generators saw {faces:,} faces of the split `generator`: without captions, and without the eight pairs of values in `HELD_OUT_PAIRS`. The CLIP saw captions of {pairs:,} faces of the split `all`.
+**Data.** Faces drawn by `clip_vqdiffusion.avatars`: 11 attributes, about 24 million combinations, no photographs and no persons. The generators saw {faces:,} faces of the split `generator`: without captions, and without the eight pairs of values in `HELD_OUT_PAIRS`. The CLIP saw captions of {pairs:,} faces of the split `all`.
 
 **Training**, on two CPU cores: {training}. Pseudo text noise alpha {alpha}, null embedding in 10 % of cases. `clipvqd train-bundled` makes all of it again; the notebook 13_bundled tells the story.
 

@@ -82,7 +82,7 @@ def sure(self: TokenPrediction) -> Tensor:  # (B, N)
     rows = torch.arange(shape.numel(), device=self.logits[0].device)
     return torch.cat([1/self.at(part).sum(-1) for part in rows.split(4096)]).view(shape)
 
-
+# %% ../nbs/workshop/09_draws.ipynb #9064bcc2
 @patch
 def draw(self: TokenPrediction,
     asked: Tensor,        # where to draw (B, N) bool

@@ -77,6 +77,7 @@ def _small(x, side):
     "Shrunk to side x side pixels and enlarged again."
     return F.interpolate(F.interpolate(x, side, mode='bilinear', antialias=True), x.shape[-2:], mode='bicubic')
 
+# %% ../nbs/workshop/25_judge.ipynb #b39f0585
 def _jpeg(x, quality):
     "Through a JPEG file of this quality."
     pixels = x.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu()

@@ -25,7 +25,7 @@ def lpips_available() -> bool:
     except ImportError: return False
     return (Path(torch.hub.get_dir()) / 'checkpoints' / 'vgg16-397923af.pth').is_file()
 
-
+# %% ../nbs/workshop/07_losses.ipynb #e651e56a
 def _perceptual_kind(kind, clip):
     "The perceptual network that is meant by `kind`. Raises ValueError for an unknown one, or one that is not at hand."
     if kind not in ('auto', 'lpips', 'clip', 'none'):

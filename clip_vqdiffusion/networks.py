@@ -78,7 +78,7 @@ def _norm(ch, eps=TokenizerConfig.norm_eps):
     "Group normalisation: 32 groups where that divides the channels."
     return nn.GroupNorm(32 if ch % 32 == 0 else math.gcd(ch, 8), ch, eps)
 
-
+# %% ../nbs/workshop/06_networks.ipynb #9e7a7a2a
 class ResBlock(nn.Module):
     "x + f(x), with two normalised 3x3 convolutions; a 1x1 convolution on the shortcut where the width changes."
     def __init__(self,
@@ -124,7 +124,7 @@ class Down(nn.Module):
 
     def forward(self, x): return self.conv(F.pad(x, (0, 1, 0, 1)))
 
-
+# %% ../nbs/workshop/06_networks.ipynb #4392a11b
 class Up(nn.Module):
     "Twice the side, by repeating pixels and a convolution."
     def __init__(self,

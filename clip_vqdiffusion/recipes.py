@@ -57,7 +57,7 @@ def recipe(
     if preset not in ('ffhq', 'coco'): raise ValueError(f"there is no preset {preset!r}: choose one of tiny, ffhq, coco")
     return _paper(preset)
 
-
+# %% ../nbs/workshop/11_recipes.ipynb #2c62ca26
 def _tiny():
     defaults = dict(num_inference_steps=8, guidance_scale=2.0, truncation=0.85, scheduler='purity', condition_noise=0.2)
     return Recipe(
@@ -71,7 +71,7 @@ def _sizes(config, preset):
     "The fields of a preset that do not follow from tokenizer and CLIP."
     return {k: v for k, v in asdict(config.preset(preset)).items() if k not in ('grid', 'K', 'clip_dim')}
 
-
+# %% ../nbs/workshop/11_recipes.ipynb #e85b2c74
 def _paper(preset):
     "The settings of the paper's models."
     ffhq = preset == 'ffhq'
@@ -128,7 +128,7 @@ class _Part(Dataset):
     def __len__(self): return len(self.rows)
     def __getitem__(self, i): return self.data[self.rows[i]]
 
-
+# %% ../nbs/workshop/11_recipes.ipynb #6bb75f6e
 def split_off(
     images: Dataset,  # of any items
     n: int = 256,  # at most so many, and at most a tenth
@@ -188,7 +188,7 @@ def _keep_tokenizer(tokenizer, out, state):
     state.wait_for_everyone()
     return tokenizer.eval()
 
-
+# %% ../nbs/workshop/11_recipes.ipynb #53618d6f
 def _tokenizer_stage(run, images, held_out, flip, given):
     "Train a tokenizer, or take the given one; measure it."
     r, out = run.recipe, run.out
@@ -212,13 +212,13 @@ def _resized_by(clip, interpolation):
     config = {**clip.config, 'preprocess_cfg': {**clip.config['preprocess_cfg'], 'interpolation': interpolation}}
     return CLIP(clip.model, clip.tokenizer, config, bpe=clip.bpe)
 
-
+# %% ../nbs/workshop/11_recipes.ipynb #1a6b3387
 def _steps_done(folder):
     "How far a stage is."
     lines = (folder / 'log.jsonl').read_text().splitlines()
     return json.loads(lines[-1])['step'] if lines else 0
 
-
+# %% ../nbs/workshop/11_recipes.ipynb #b5567c5c
 def _set_aside(folder, fingerprint, say):
     "Training state belongs to one set of tokens; when the tokens have changed, it is moved out of the way."
     states = sorted(folder.glob('checkpoints/step_*/state.json'))
@@ -276,7 +276,7 @@ def _clip_gen_stage(run, encoded, held, tok):
     run.say(f"CLIP-GEN on {run.where}: {bits:.2f} bits per token")
     return CLIPGenPipeline(run.clip, tok, gpt, r.defaults)
 
-
+# %% ../nbs/workshop/11_recipes.ipynb #f9f69729
 def _write_model(run, pipe, report):
     "What the stages have not written themselves."
     if not run.main: return

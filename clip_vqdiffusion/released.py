@@ -43,28 +43,32 @@ def read_checkpoint(
     if file.suffix == '.safetensors': return read_tensors(file)
     with open(file, 'rb') as f: known = f.read(2) in (b'PK', b'\x80\x02')
     if not known:
-        raise ValueError(
-            f"{file} cannot be read as a file of tensors: it was not written by torch.save; give a .pt, .pth, .ckpt"
-            " or .safetensors file"
-        )
-    try: found = torch.load(file, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(file))
-    except UnpicklingError as e:
-        try: what = ', '.join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(file)))[:4])
-        except Exception: what = ''
-        raise ValueError(
-            f"{file} is refused: it holds more than tensors ({what or 'Python objects'}), and opening it could run"
-            " foreign code. If you trust it, take its tensors out yourself: python -c \"import torch; d ="
-            f" torch.load('{file}', map_location='cpu', weights_only=False); torch.save(d.get('state_dict', d),"
-            f" '{file.stem}.tensors.pt')\""
-        ) from e
+        hint = "it was not written by torch.save; give a .pt, .pth, .ckpt or .safetensors file"
+        raise ValueError(f"{file} cannot be read as a file of tensors: {hint}")
+    found = _load_tensors(file)
+    if isinstance(found, dict): return found
+    raise ValueError(f"{file} holds a {type(found).__name__}, not a dictionary of tensors: give a checkpoint")
+
+# %% ../nbs/workshop/14_released.ipynb #e50d4ca3
+def _load_tensors(file):
+    "torch.load, without ever running what is in the file. Raises ValueError."
+    try: return torch.load(file, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(file))
+    except UnpicklingError as e: raise ValueError(_foreign(file)) from e
     except (RuntimeError, EOFError, OSError, ValueError) as e:
-        raise ValueError(
-            f"{file} cannot be read as a file of tensors"
-            f" ({str(e).splitlines()[0][:120] if str(e) else type(e).__name__}); is it whole, and the right file?"
-        ) from e
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds a {type(found).__name__}, not a dictionary of tensors: give a checkpoint")
-    return found
+        why = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+        raise ValueError(f"{file} cannot be read as a file of tensors ({why}); is it whole, and the right file?") from e
+
+# %% ../nbs/workshop/14_released.ipynb #74531d06
+def _foreign(file):
+    "What to say of a file that holds more than tensors."
+    try: what = ', '.join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(file)))[:4])
+    except Exception: what = ''
+    return (
+        f"{file} is refused: it holds more than tensors ({what or 'Python objects'}), and opening it could run"
+        " foreign code. If you trust it, take its tensors out yourself: python -c \"import torch; d ="
+        f" torch.load('{file}', map_location='cpu', weights_only=False); torch.save(d.get('state_dict', d),"
+        f" '{file.stem}.tensors.pt')\""
+    )
 
 # %% ../nbs/workshop/14_released.ipynb #1b295abb
 _NAMES = {
@@ -558,35 +562,35 @@ def load_released(
     Raises FileNotFoundError for a file that is not there, ValueError for one that holds more than tensors, or others, or parts that do not fit each other, and what `load_clip` raises."""
     opened = _opened(denoiser)
     clip_gen = _around(opened[0], _SIGNS['clip_gen']) is not None
-    known = ('coco',) if clip_gen else ('ffhq', 'coco')
-    if preset not in (None, *known):
-        raise ValueError(
-            f"preset must be {' or '.join(known)}{', the only CLIP-GEN that was released' if clip_gen else ''}; got"
-            f" {preset!r}"
-        )
-    if clip_gen and release_compat:
-        raise ValueError(
-            "release_compat is for CLIP-VQDiffusion: leave it out for a CLIP-GEN, which is drawn from as its release"
-            " does anyway"
-        )
+    _check_options(clip_gen, preset, release_compat)
     den, has_null = (load_released_clip_gen(opened, heads), True) if clip_gen else _denoiser(opened, heads)
     if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
         tokenizer = _tokenizer_of(tokenizer, den.grid[0], clip_gen)
     if tokenizer is not None:
         den.cfg = replace(den.cfg, tokenizer_id=tokenizer.fingerprint)  # from now on they belong together
     if clip is not None and not isinstance(clip, CLIP): clip = load_clip(clip)
-    if clip_gen:
-        return CLIPGenPipeline(
-            clip,
-            tokenizer,
-            den,
-            (d := clip_gen_recipe('gpt2_medium').defaults) | dict(temperature=1.0, top_k=min(d['top_k'], den.K)),
-        )
-    defaults = recipe(preset or 'ffhq').defaults
-    defaults |= dict(num_inference_steps=min(den.cfg.T, defaults['num_inference_steps'])) | (
-        {} if has_null else dict(guidance_scale=1.0)
-    )
-    return (ReleaseCompat if release_compat else CLIPVQDiffusion)(clip, tokenizer, den, defaults)
+    if clip_gen: return CLIPGenPipeline(clip, tokenizer, den, _gpt_defaults(den))
+    kind = ReleaseCompat if release_compat else CLIPVQDiffusion
+    return kind(clip, tokenizer, den, _den_defaults(den, preset, has_null))
+
+# %% ../nbs/workshop/14_released.ipynb #44e7d2dd
+def _check_options(clip_gen, preset, release_compat):
+    "Raise ValueError for options that do not go with the release at hand."
+    known, only = (('coco',), ', the only CLIP-GEN that was released') if clip_gen else (('ffhq', 'coco'), '')
+    if preset not in (None, *known): raise ValueError(f"preset must be {' or '.join(known)}{only}; got {preset!r}")
+    if clip_gen and release_compat:
+        hint = "leave it out for a CLIP-GEN, which is drawn from as its release does anyway"
+        raise ValueError(f"release_compat is for CLIP-VQDiffusion: {hint}")
+
+def _gpt_defaults(gpt):
+    usual = clip_gen_recipe('gpt2_medium').defaults
+    return usual | dict(temperature=1.0, top_k=min(usual['top_k'], gpt.K))
+
+# %% ../nbs/workshop/14_released.ipynb #649663a6
+def _den_defaults(den, preset, has_null):
+    usual = recipe(preset or 'ffhq').defaults
+    usual |= dict(num_inference_steps=min(den.cfg.T, usual['num_inference_steps']))
+    return usual | ({} if has_null else dict(guidance_scale=1.0))
 
 # %% ../nbs/workshop/14_released.ipynb #ed8eaa2d
 def _tokenizer_of(source, grid, clip_gen):
@@ -778,31 +782,24 @@ def save_released(
         denoiser=getattr(model, 'denoiser', model if isinstance(model, Denoiser) else None),
         tokenizer=getattr(model, 'tokenizer', model if isinstance(model, Tokenizer) else None),
     )
-    todo = [
-        (part, file, parts[part])
-        for part, file in (('denoiser', denoiser), ('tokenizer', tokenizer))
-        if file is not None
-    ]
+    todo = {part: file for part, file in dict(denoiser=denoiser, tokenizer=tokenizer).items() if file is not None}
     if not todo: raise ValueError("there is nothing to do: name a file with denoiser= or tokenizer=")
-    for part, file, module in todo:
-        if module is None: raise ValueError(f"this model has no {part} to write to {file}")
-        if isinstance(module, CLIPGen):
-            raise ValueError(
-                "this is a CLIP-GEN, and CLIP-GEN's format is only read here: save it with save_pretrained"
-            )
-        sd = (
-            denoiser_to_released(module, unit_null)
-            if part == 'denoiser'
-            else dict(state_dict=tokenizer_to_released(module))
-        )
-        half = (file := Path(file)).with_name(f'.{file.name}.tmp')
-        try: torch.save(sd, half); os.replace(half, file)
-        except (OSError, RuntimeError) as e:
-            half.unlink(missing_ok=True)
-            raise OSError(
-                f"cannot write {file} ({getattr(e, 'strerror', None) or str(e).splitlines()[0]}); free some space or"
-                " choose another place"
-            ) from e
+    for part, file in todo.items(): _save_part(part, Path(file), parts[part], unit_null)
+
+# %% ../nbs/workshop/14_released.ipynb #d1f8efa5
+def _save_part(part, file, module, unit_null):
+    "One file in the release's format. Raises ValueError for what it cannot hold, OSError when it cannot be written."
+    if module is None: raise ValueError(f"this model has no {part} to write to {file}")
+    if isinstance(module, CLIPGen):
+        raise ValueError("this is a CLIP-GEN, and CLIP-GEN's format is only read here: save it with save_pretrained")
+    if part == 'denoiser': state = denoiser_to_released(module, unit_null)
+    else: state = dict(state_dict=tokenizer_to_released(module))
+    half = file.with_name(f'.{file.name}.tmp')
+    try: torch.save(state, half); os.replace(half, file)
+    except (OSError, RuntimeError) as e:
+        half.unlink(missing_ok=True)
+        why = getattr(e, 'strerror', None) or str(e).splitlines()[0]
+        raise OSError(f"cannot write {file} ({why}); free some space or choose another place") from e
 
 # %% ../nbs/workshop/14_released.ipynb #fd88a161
 def import_released(
@@ -816,28 +813,33 @@ def import_released(
     "Write released models in this library's format, without a second copy in memory. Raises what `load_released` raises, and OSError when the folder cannot be written."
     out = Path(out)
     pipe = load_released(denoiser, tokenizer, None, heads, preset)
-    for part in _DEFAULTS:
-        if part != pipe.part and (out / part).is_dir():
-            raise ValueError(f"{out} holds another model, with a tokenizer of its own: choose another folder")
     eye = _named_clip(clip)
-    if eye.dim != pipe.denoiser.cfg.clip_dim:
-        raise ValueError(
-            f"CLIP and {pipe.called} do not belong together: embeddings of width {eye.dim} there,"
-            f" {pipe.denoiser.cfg.clip_dim} here; the release uses ViT-B-32/openai"
-        )
+    _check_place(out, pipe, eye)
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {out} ({e.strerror}); choose another folder") from e
+    network, tok = pipe.denoiser, pipe.tokenizer
     def write(d):
-        (d / 'config.json').write_text(json.dumps(asdict(pipe.denoiser.cfg), indent=1) + '\n')
-        save_file({k: v.detach().contiguous() for k, v in pipe.denoiser.state_dict().items()}, d / 'model.safetensors')
-    pipe.tokenizer.save(out / 'tokenizer')
-    pipe.clip, pipe.tokenizer = eye, SimpleNamespace(
-        cfg=pipe.tokenizer.cfg, fingerprint=pipe.tokenizer.fingerprint
-    )  # its tensors are free to go before the denoiser's are read
+        (d / 'config.json').write_text(json.dumps(asdict(network.cfg), indent=1) + '\n')
+        save_file({k: v.detach().contiguous() for k, v in network.state_dict().items()}, d / 'model.safetensors')
+    tok.save(out / 'tokenizer')
+    # the tokenizer's tensors are free to go before the denoiser's are read
+    pipe.clip, pipe.tokenizer = eye, SimpleNamespace(cfg=tok.cfg, fingerprint=tok.fingerprint)
+    del tok
     write_folder(out / pipe.part, write)
     if not eye.public: save_clip(eye, out / 'clip')
     _describe(pipe, out)
     return out
+
+# %% ../nbs/workshop/14_released.ipynb #3932951c
+def _check_place(out, pipe, eye):
+    "Raise ValueError for a folder with another model, and for a CLIP of another width."
+    for part in _DEFAULTS:
+        if part != pipe.part and (out / part).is_dir():
+            raise ValueError(f"{out} holds another model, with a tokenizer of its own: choose another folder")
+    there, here = eye.dim, pipe.denoiser.cfg.clip_dim
+    if there != here:
+        widths = f"embeddings of width {there} there, {here} here; the release uses ViT-B-32/openai"
+        raise ValueError(f"CLIP and {pipe.called} do not belong together: {widths}")
 
 # %% ../nbs/workshop/14_released.ipynb #06437872
 def _named_clip(name):
