@@ -107,12 +107,6 @@ def avatar_caption(
     said = {k: attributes[k] for k in only}
     return (sentence if rng.random() < .75 else key_words)(said, rng)
 
-# %% ../nbs/01_avatars.ipynb #7709a87e
-def _mentioned(seed):
-    "Which attributes the caption of a face states: all of them (three in five), or one to five."
-    rng = random.Random(4*seed + 3)
-    return rng.sample(list(AVATAR_ATTRIBUTES), rng.choice((1, 2, 3, 3, 4, 4, 5, 5) + 12 * (11,)))
-
 # %% ../nbs/01_avatars.ipynb #22c23a2f
 _PHRASES = {
     (k, v): re.compile(rf'\b({said_as(k, v)})\b', re.IGNORECASE)
@@ -131,6 +125,11 @@ def parse_caption(
     return out
 
 # %% ../nbs/01_avatars.ipynb #32821baf
+def _mentioned(seed):
+    "Which attributes the caption of a face states: all of them (three in five), or one to five."
+    rng = random.Random(4*seed + 3)
+    return rng.sample(list(AVATAR_ATTRIBUTES), rng.choice((1, 2, 3, 3, 4, 4, 5, 5) + 12 * (11,)))
+
 def _contrasts(a, seed):
     "Two more captions for a face: the same attributes said otherwise, and with one of them wrong."
     rng, said = random.Random(4*seed + 5), _mentioned(seed)

@@ -404,7 +404,7 @@ def evaluate(
     chunks, pace = _draw_all(pipe, judge, scorer, asked, reranked, candidates, seed, progress, kw)
     out = _figures(pipe, judge, scorer, chunks, asked, candidates, faces, seed)
     other = {'denoiser', 'clip_gen'} - {pipe.part}
-    out |= dict(size_mb=_size_mb(folder, *other), size_all_mb=_size_mb(folder), images_per_second=pace)
+    out |= dict(size_mb=_size_mb(folder, *other, 'words'), size_all_mb=_size_mb(folder), images_per_second=pace)
     out |= dict(seconds=time.perf_counter() - begun)
     settings = dict(prompts=prompts, reranked=reranked, candidates=candidates, seed=seed, faces=faces)
     machine = dict(threads=torch.get_num_threads(), torch=torch.__version__, machine=_machine())

@@ -64,7 +64,7 @@ def _check_gap(u, v, own_pair, distance):
             f'got {own_pair} and {distance}.'
         )
 
-
+# %% ../nbs/08_pseudo_text.ipynb #37388478
 def _fit_gap(u, v, e, own_pair, distance):
     "The noisy texts and gamma^2: beta and gamma are solved for in turn."
     beta = 0.
