@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from .show import to_tensor
+from .show import picture_formats, to_tensor
 
 # %% ../nbs/workshop/02_data.ipynb #9a8b8495
 _MAX_PIXELS = 89_478_485   # Pillow's own limit against decompression bombs, unless it was changed or switched off
@@ -54,7 +54,7 @@ def _prepare(source, size, min_size, max_pixels):
     "(picture, None) or (None, why not) for a path or the bytes of a file."
     if Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS: Image.MAX_IMAGE_PIXELS = max_pixels   # one number for all threads: it is only ever raised
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as im:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=picture_formats()) as im:
             w, h = im.size
             if min(w, h) < min_size: return None, f'too small: {w} × {h} pixels, the shorter side must have {min_size}'
             if w*h > max_pixels: return None, f'too large: the limit is {max_pixels:,} pixels, here are {w} × {h}'

@@ -26,7 +26,7 @@ from .clip import CLIP, _digest, load_clip, save_clip
 from .clip_gen import CLIPGen
 from .denoiser import Denoiser
 from .files import write_json
-from .show import _write_bytes
+from .show import _write_bytes, picture_formats
 from .tokenizer import Tokenizer
 
 # %% ../nbs/workshop/10_saving.ipynb #d62aa9d3
@@ -409,7 +409,7 @@ def open_picture(
 ) -> Image.Image:  # read to its end
     "A picture from a file. Raises FileNotFoundError when there is none, ValueError when it cannot be read."
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=picture_formats())
         image.load()
         return image
     except FileNotFoundError: raise FileNotFoundError(f"there is no file {path}") from None
