@@ -133,7 +133,7 @@ def load_model(
     raw, sizes = read_settings(cfg_file, config_cls), tensor_shapes(file)
     try:
         with no_larger_than(sizes): module = cls(config_cls(**raw))
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, MemoryError) as e:
+    except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError, AssertionError, MemoryError) as e:
         hint = "give the folder of a saved model"
         raise ValueError(f"{cfg_file} describes no {cls.__name__}: {' '.join(str(e).split())[:300]}; {hint}") from e
     tensors = read_tensors(file)

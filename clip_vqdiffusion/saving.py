@@ -452,7 +452,7 @@ def save_picture(
     write_image(image, path, **(dict(pnginfo=png_info(record)) if has_record else {}))
 
 # %% ../nbs/workshop/10_saving.ipynb #ab8615e9
-MAX_PICTURES = 4096  # that one repeated call may draw, candidates included
+MAX_PICTURES = 512  # that one repeated call may draw, candidates included: a picture from a stranger shall not cost minutes
 
 _RECORD = dict(  # field -> kind of value, bounds
     version=('text', 100), torch=('text', 100), verb=('word', 1, 32), prompt=('text or none', 2**16),
