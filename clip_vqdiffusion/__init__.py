@@ -1,7 +1,7 @@
 __version__ = "0.1.0"
 
 # What most users need, imported when it is first asked for: `from clip_vqdiffusion import CLIPVQDiffusion`.
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .clip import load_clip as load_clip
@@ -13,10 +13,12 @@ _WHERE = dict(CLIPVQDiffusion="pipeline", CLIPGenPipeline="pipeline", PipelineOu
 __all__ = ["CLIPGenPipeline", "CLIPVQDiffusion", "PipelineOutput", "load_clip", "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _WHERE: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
-    return getattr(import_module("." + _WHERE[name], __name__), name)
+    found = getattr(import_module("." + _WHERE[name], __name__), name)
+    if "Pipeline" in name or name == "CLIPVQDiffusion": import_module(".editing", __name__)  # gives the pipelines their verbs
+    return found
 
 
-def __dir__(): return sorted({*globals(), *_WHERE})
+def __dir__() -> list[str]: return sorted({*globals(), *_WHERE})

@@ -33,7 +33,7 @@ AVATAR_ATTRIBUTES = {
     'neckwear':   ('none', 'bow tie', 'scarf', 'necktie'),
 }
 
-# %% ../nbs/01_avatars.ipynb #f941a6ad
+# %% ../nbs/01_avatars.ipynb #1d93c62d
 def _check_values(attributes):
     for k, v in attributes.items():
         if k not in AVATAR_ATTRIBUTES:
@@ -41,6 +41,14 @@ def _check_values(attributes):
         if v not in AVATAR_ATTRIBUTES[k]:
             raise ValueError(f"Unknown value {v!r} for {k}; choose from {', '.join(AVATAR_ATTRIBUTES[k])}.")
 
+def _check_set(n, seed, captions, contrasts):
+    if n < 1: raise ValueError(f"avatars needs n of at least 1, got {n}.")
+    if n > 2**32 or seed < 0:
+        raise ValueError(f"avatars needs seed of at least 0 and n up to 2**32, got seed={seed}, n={n}.")
+    if contrasts and not captions:
+        raise ValueError("avatars makes contrasts to captions only: ask for captions=True too.")
+
+# %% ../nbs/01_avatars.ipynb #f941a6ad
 def draw_avatar(
     attributes: dict[str, str],  # a value for each of AVATAR_ATTRIBUTES
     size: int = 64,              # side of the picture, pixels
@@ -70,10 +78,8 @@ HELD_OUT_PAIRS = (
     (('glasses', 'round glasses'), ('expression', 'surprised')),
 )
 
-def is_held_out(
-    attributes: dict[str, str],  # attribute → value
-) -> bool:                       # is one of the held-out pairs among them?
-    "Does a face have a pair of values that the generator never sees? (`HELD_OUT_PAIRS`)"
+def is_held_out(attributes: dict[str, str]) -> bool:
+    "Does a face, given as attribute → value, have a pair of values that the generator never sees? (`HELD_OUT_PAIRS`)"
     return any(attributes.get(a) == v and attributes.get(b) == w for (a, v), (b, w) in HELD_OUT_PAIRS)
 
 # %% ../nbs/01_avatars.ipynb #6f85be59
@@ -99,9 +105,8 @@ def avatar_caption(
     "Say in words what a face looks like. Raises `ValueError` for unknown attributes or values, or nothing to state."
     _check_values(attributes)
     only = list(attributes) if only is None else list(only)
-    if missing := [k for k in only if k not in attributes]:
-        names, given = ', '.join(missing), ', '.join(attributes)
-        raise ValueError(f"Cannot state {names}: no such attribute is given; given are {given}.")
+    if missing := ', '.join(k for k in only if k not in attributes):
+        raise ValueError(f"Cannot state {missing}: no such attribute is given; given are {', '.join(attributes)}.")
     if not only: raise ValueError("A caption must state at least one attribute; `only` is empty.")
     rng = random.Random(4*seed + 2)
     said = {k: attributes[k] for k in only}
@@ -113,10 +118,8 @@ _PHRASES = {
     for k, values in AVATAR_ATTRIBUTES.items() for v in values
 }
 
-def parse_caption(
-    text: str,        # a caption
-) -> dict[str, str]:  # the attributes that it states
-    "Read an avatar caption back. Raises `ValueError` when it states two values of one attribute."
+def parse_caption(text: str) -> dict[str, str]:
+    "The attributes that an avatar caption states. Raises `ValueError` when it states two values of one attribute."
     out = {}
     for (k, v), phrase in _PHRASES.items():
         if not phrase.search(text): continue
@@ -135,13 +138,11 @@ def _contrasts(a, seed):
     rng, said = random.Random(4*seed + 5), _mentioned(seed)
     name = rng.choice(said)
     wrong = {**a, name: rng.choice([v for v in AVATAR_ATTRIBUTES[name] if v != a[name]])}
-    return dict(paraphrase=avatar_caption(a, only=rng.sample(said, len(said)), seed=seed + (1 << 62)),
-                contrary=avatar_caption(wrong, only=rng.sample(said, len(said)), seed=seed + (2 << 62)))
+    def say(a, k): return avatar_caption(a, only=rng.sample(said, len(said)), seed=seed + (k << 62))
+    return dict(paraphrase=say(a, 1), contrary=say(wrong, 2))
 
-def avatar_phrases(
-    seed: int = 0,     # of the wording
-) -> list[list[str]]:  # for each of AVATAR_ATTRIBUTES a text per value, in their order
-    "Texts that state one value of one attribute and nothing else."
+def avatar_phrases(seed: int = 0) -> list[list[str]]:
+    "For each of AVATAR_ATTRIBUTES, and each of its values, a text that states only this (seed: of the wording)."
     return [[avatar_caption({name: v}, seed=seed) for v in values] for name, values in AVATAR_ATTRIBUTES.items()]
 
 # %% ../nbs/01_avatars.ipynb #234ba715
@@ -159,11 +160,7 @@ class Avatars(Dataset):
     skipped = {}   # nothing can be broken here; same interface as the folders and tables of `image_dataset`
 
     def __init__(self, n, size, seed, split, captions, attributes, contrasts=False):
-        if n < 1: raise ValueError(f"avatars needs n of at least 1, got {n}.")
-        if n > 2**32 or seed < 0:
-            raise ValueError(f"avatars needs seed of at least 0 and n up to 2**32, got seed={seed}, n={n}.")
-        if contrasts and not captions:
-            raise ValueError("avatars makes contrasts to captions only: ask for captions=True too.")
+        _check_set(n, seed, captions, contrasts)
         self.n, self.size, self.seed, self.split = n, size, seed, split
         self.captions, self.attributes, self.contrasts = captions, attributes, contrasts
         self.fingerprint = _fingerprint(n, size, seed, split, captions, contrasts)

@@ -42,7 +42,7 @@ def _tokenizer_loops():
 
 
 def _tokenizer_losses():
-    plain = TokenizerTraining(perceptual='none', adversarial=0.0, flip=False)
+    plain = TokenizerTraining(perceptual='none', adversarial=0.0, flip=False, warm=200)
     return plain, replace(plain, l2=4.0, reseed_until=0.5)
 
 
@@ -203,7 +203,7 @@ pipeline_tag: text-to-image
 
 Small models that draw faces of {size}x{size} pixels from text: CLIP-VQDiffusion (arXiv 2403.14944, folder `denoiser`) and CLIP-GEN (arXiv 2203.00386, folder `clip_gen`) on the same tokens. They come with the package `clip_vqdiffusion`.
 
-**Data.** Faces drawn by `clip_vqdiffusion.avatars`: 11 attributes, about 24 million combinations, no photographs and no persons. The generators saw {faces:,} faces of the split `generator`: without captions, and without the eight pairs of values in `HELD_OUT_PAIRS`. The CLIP saw captions of {pairs:,} faces of the split `all`.
+**Data.** Faces drawn by `clip_vqdiffusion.avatars`: 11 attributes, about 24 million combinations, no photographs and no persons. The tokenizer saw {faces:,} faces of the split `generator`, the generators the first {drawn_from:,} of them: without captions, and without the eight pairs of values in `HELD_OUT_PAIRS`. The CLIP saw captions of {pairs:,} faces of the split `all`.
 
 **Training**, on two CPU cores: {training}. Pseudo text noise alpha {alpha}, null embedding in 10 % of cases. `clipvqd train-bundled` makes all of it again; the notebook 13_bundled tells the story.
 
@@ -215,7 +215,7 @@ Small models that draw faces of {size}x{size} pixels from text: CLIP-VQDiffusion
 
 Reconstruction by the tokenizer {psnr:.1f} dB, {kept:.1%} of attributes kept, {used:.0%} of the {codes} codes in use. {bits:.2f} bits per token (a bound). Variety of what a prompt leaves open: {variety:.0%} of the data's. The CLIP finds the right one of 500 captions for {found:.1%} of faces.
 
-**Limits.** It knows the words of its captions and no others; it draws these faces and nothing else; 64 pixels. {worst}
+**Limits.** It knows the words of its captions and those of the package's lexicon (notebook 29_lexicon; a text tower that `train-bundled` does not make), and no others; it draws these faces and nothing else; 64 pixels. {worst}
 
 **Licence.** Apache-2.0, weights included.
 """
@@ -228,7 +228,7 @@ def bundled_card(
 ) -> str:  # README.md of the model's folder
     "The model card of the bundled models."
     s, v, tok = settings or BundledSettings(), figures['settings'], figures['tokenizer']
-    made = dict(size=s.tokenizer.image_size, faces=max(s.faces), pairs=s.pairs, training=_training(s))
+    made = dict(size=s.tokenizer.image_size, faces=max(s.faces), drawn_from=s.faces[2], pairs=s.pairs, training=_training(s))
     how = dict(n=v['prompts'], steps=v['num_inference_steps'], scheduler=v['scheduler'], guidance=v['guidance_scale'])
     how |= dict(truncation=v['truncation'], noise=v['condition_noise'], alpha=s.denoiser_training.alpha)
     kept = dict(codes=s.tokenizer.codes, psnr=tok['psnr'], kept=tok['attributes_kept'], used=tok['codes_used'])

@@ -6,60 +6,44 @@
 __all__ = ['CLIP_LOOP', 'embed_images', 'embed_texts', 'contrastive_loss', 'phrase_loss', 'train_clip']
 
 # %% ../nbs/02_clip.ipynb #0391fe21
-import hashlib, itertools, math, warnings
+import hashlib, math
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 
 from clip_vqdiffusion.clip_files import (
     BPE_NAME, CLIP, CLIPConfig, _check_texts, _cut, _digest, _length, _split_name, image_features, load_clip,
     new_clip, preprocess, public_clip_name, save_clip, train_bpe
 )
+from .clip_parts import _TwoTowers, _augment, _some_texts, _texts_of, _together, _warn_cut
 from .loop import Loop, LoopConfig
 
 # %% ../nbs/02_clip.ipynb #ebd2fe83
 @torch.no_grad()
-def embed_images(
-    clip: CLIP,
-    images,                   # (B,3,H,W) in [-1,1], PIL image, or list of PIL images
-    batch_size: int = 64,     # images that go through the tower at once
-    antialias: bool = True,   # see `preprocess`
-) -> torch.Tensor:            # (B,D) float32, unit norm, on clip.device
+def embed_images(clip: CLIP, images,  # (B,3,H,W) in [-1,1], PIL image, or list of PIL images
+    batch_size: int = 64,             # images that go through the tower at once
+    antialias: bool = True,           # see `preprocess`
+) -> torch.Tensor:                    # (B,D) float32, unit norm, on clip.device
     "Image embeddings; raises what `preprocess` raises."
     if isinstance(images, Image.Image): images = [images]
-    parts = [
-        clip.model.encode_image(preprocess(clip, images[i:i + batch_size], antialias))
-        for i in range(0, max(len(images), 1), batch_size)
-    ]
-    return F.normalize(torch.cat(parts).float(), dim=-1)
+    parts = [images[i:i + batch_size] for i in range(0, max(len(images), 1), batch_size)]
+    e = [clip.model.encode_image(preprocess(clip, part, antialias).to(clip.model.logit_scale.dtype)) for part in parts]
+    return F.normalize(torch.cat(e).float(), dim=-1)
 
 # %% ../nbs/02_clip.ipynb #7580425a
 @torch.no_grad()
-def embed_texts(
-    clip: CLIP,
-    texts,                    # a string or a list of strings
-    batch_size: int = 256,    # texts that go through the tower at once
-) -> torch.Tensor:            # (B,D) float32, unit norm, on clip.device
-    """Text embeddings. A text longer than the context is cut, with a warning that names the words lost.
-
-    Raises TypeError for a non-string, ValueError for an empty string or list."""
+def embed_texts(clip: CLIP, texts,  # a string or a list of strings
+    batch_size: int = 256,          # texts that go through the tower at once
+) -> torch.Tensor:                  # (B,D) float32, unit norm, on clip.device
+    "Text embeddings; too long a text is cut, with a warning. TypeError for a non-string, ValueError for no text."
     texts = _check_texts(texts)
-    for t in texts:
-        if cut := _cut(clip, t):
-            room = clip.context_length - _length(clip.tokenizer, '')
-            warnings.warn(
-                f'the prompt is longer than the {room} tokens this CLIP reads; ignored from here on: {" ".join(cut)!r}',
-                stacklevel=3,                          # 1 is here, 2 torch's no_grad, 3 who called
-            )
-    parts = [
-        clip.model.encode_text(clip.tokenize(texts[i:i + batch_size]).to(clip.device))
-        for i in range(0, len(texts), batch_size)
-    ]
-    return F.normalize(torch.cat(parts).float(), dim=-1)
+    _warn_cut(clip, texts)
+    parts = [clip.tokenize(texts[i:i + batch_size]) for i in range(0, len(texts), batch_size)]
+    e = [clip.model.encode_text(part.to(clip.device)) for part in parts]
+    return F.normalize(torch.cat(e).float(), dim=-1)
 
 # %% ../nbs/02_clip.ipynb #489b2e29
 def contrastive_loss(
@@ -67,11 +51,9 @@ def contrastive_loss(
     v: torch.Tensor,             # (B,D) embeddings of their texts, unit norm
     scale: torch.Tensor,         # exp of CLIP's logit scale: one over the temperature
     same: torch.Tensor = None,   # (B,B) bool, symmetric: texts i and j are equal; None = all differ
-    wrong: torch.Tensor = None,  # (M,D) embeddings of texts right for no image, more candidates for the images; None: none
+    wrong: torch.Tensor = None,  # (M,D) embeddings of texts wrong for their images, further candidates
 ) -> torch.Tensor:               # scalar, nats
-    """CLIP's symmetric cross-entropy (CLIP, figure 3); texts that are equal share the target in equal parts.
-
-    With `wrong`, hard negatives as in NegCLIP (2210.01936, section 4)."""
+    "CLIP's symmetric cross-entropy (figure 3); `wrong`: hard negatives as in NegCLIP (2210.01936, section 4)."
     logits = scale*u.float() @ v.float().T                    # (B, B): image i with text j
     same = torch.eye(len(u), device=u.device) if same is None else same.float()
     target = same/same.sum(1, keepdim=True)
@@ -81,14 +63,6 @@ def contrastive_loss(
         target = F.pad(target, (0, len(wrong)))
     return (F.cross_entropy(logits, target) + to_images)/2
 
-# %% ../nbs/02_clip.ipynb #c3e5a7a6
-def _encode_text(model, tokens):
-    "`model.encode_text` only as far as the longest text reaches; the padding behind it is never looked at."
-    L = int(tokens.argmax(-1).max()) + 1                      # the end token has the largest id
-    x = model.token_embedding(tokens[:, :L]) + model.positional_embedding[:L]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:L, :L]))
-    return x[torch.arange(len(x), device=x.device), tokens.argmax(-1)] @ model.text_projection
-
 # %% ../nbs/02_clip.ipynb #9049abd0
 def phrase_loss(
     e: torch.Tensor,              # (B,D) embeddings of images or texts, unit norm
@@ -97,52 +71,27 @@ def phrase_loss(
     right: torch.Tensor,          # (B,A) int64, which value is the right one
     stated: torch.Tensor = None,  # (B,A) bool, leave out the others; None = count all
 ) -> torch.Tensor:                # scalar, nats
-    """Mean cross-entropy of finding the right phrase among those of the same attribute.
-
-    As UniCL's image-to-text loss (2204.03610, equation 3)."""
-    nll = torch.stack([
-        F.cross_entropy(scale*e.float() @ p.float().T, right[:, a], reduction='none') for a, p in enumerate(phrases)
-    ], 1)                                                     # (B, A)
+    "Mean cross-entropy of finding the right phrase of each attribute; UniCL's image-to-text loss (2204.03610, eq. 3)."
+    logits = [scale*e.float() @ p.float().T for p in phrases]                     # A times (B, V)
+    nll = torch.stack([F.cross_entropy(l, right[:, a], reduction='none') for a, l in enumerate(logits)], 1)  # (B, A)
     return nll.mean() if stated is None else (nll*stated).sum()/stated.sum().clamp(min=1)
 
-# %% ../nbs/02_clip.ipynb #7d0b8427
-def _augment(x, crop, flip):
-    "Each image of (B,3,H,W) cut to a random square of 1-crop..1 of its area, resampled, and mirrored or not."
-    if not crop and not flip: return x
-    B, r = len(x), lambda: torch.rand(len(x), device=x.device)
-    side = (1 - crop*r()).sqrt()
-    mirror = torch.where(r() < 0.5, -1., 1.) if flip else torch.ones(B, device=x.device)
-    theta = torch.zeros(B, 2, 3, device=x.device)
-    theta[:, 0, 0], theta[:, 1, 1] = side*mirror, side
-    theta[:, 0, 2], theta[:, 1, 2] = (1 - side)*(2*r() - 1), (1 - side)*(2*r() - 1)
-    grid = F.affine_grid(theta, x.shape, align_corners=False)
-    return F.grid_sample(x, grid, padding_mode='border', align_corners=False)
-
 # %% ../nbs/02_clip.ipynb #3cc225df
-class _TwoTowers(nn.Module):
-    "Both towers in one forward pass, as several processes need it."
-    def __init__(self, clip): super().__init__(); self.clip = clip
-    def forward(self, images, *tokens):
-        u, *vs = self.clip.encode_image(images), *(_encode_text(self.clip, t) for t in tokens)
-        return *(F.normalize(e.float(), dim=-1) for e in (u, *vs)), self.clip.logit_scale.exp()
-
-def _texts_of(batch, cfg):
-    "Captions, contraries and paraphrases of a batch, as many of the latter as the configuration asks for."
-    def part(key, share): return list(batch.get(key, []))[:round(share*len(batch['text']))]
-    return list(batch['text']), part('contrary', cfg.contraries), part('paraphrase', cfg.paraphrases)
-
 def _pair_loss(u, v, wrong, again, scale, same):
     "The contrastive losses of images, captions, contraries (M,D) and paraphrases (n,D), and what is logged of them."
-    wrong = wrong if len(wrong) else None
+    M, n, wrong = len(wrong), len(again), wrong if len(wrong) else None
+    loss = contrastive_loss(u, v, scale, same, wrong)
     hit = same[torch.arange(len(u)), (u @ v.T).argmax(1)].float().mean()
-    loss, logs = contrastive_loss(u, v, scale, same, wrong), dict(accuracy=hit, logit_scale=scale)
-    if wrong is not None:
-        M = len(wrong)
-        logs['contrary_refused'] = ((u[:M]*(v[:M] - wrong)).sum(-1) > 0).float().mean()
-    if n := len(again):
-        logs['text_loss'] = contrastive_loss(v[:n], again, scale, same[:n, :n], wrong)
-        loss = loss + logs['text_loss']
-    return loss, logs
+    logs = dict(accuracy=hit, logit_scale=scale)
+    if M: logs['contrary_refused'] = ((u[:M]*(v[:M] - wrong)).sum(-1) > 0).float().mean()
+    if n: logs['text_loss'] = contrastive_loss(v[:n], again, scale, same[:n, :n], wrong)
+    return loss + logs['text_loss'] if n else loss, logs
+
+# %% ../nbs/02_clip.ipynb #e282cc3a
+def _phrase_losses(u, v, phrases, scale, batch):
+    "What images and captions lose when they choose phrases."
+    images = phrase_loss(u, phrases, scale, batch['attributes'])
+    return dict(image_phrases=images, text_phrases=phrase_loss(v, phrases, scale, batch['attributes'], batch['stated']))
 
 # %% ../nbs/02_clip.ipynb #89f051e1
 def _training_step(clip, cfg, phrases):
@@ -156,13 +105,11 @@ def _training_step(clip, cfg, phrases):
         more = [clip.tokenize(sum(short, [])).to(run.device)] if short else []
         u, v, *p, scale = run.models['clip'](images, tokens, *more)
         v, wrong, again = v.split([len(t) for t in texts])
-        B = len(v)
-        same = (tokens[:B, None] == tokens[:B]).all(-1)       # (B, B)
-        loss, logs = _pair_loss(u, v, wrong, again, scale, same)
+        *every, ids = _together(run, u, v, wrong, again, tokens[:len(v)])     # of all processes
+        same = (ids[:, None] == ids).all(-1)                                  # (B, B): equal texts
+        loss, logs = _pair_loss(*every, scale, same)
         if short:
-            p, right = p[0].split([len(s) for s in short]), batch['attributes']
-            logs['image_phrases'] = phrase_loss(u, p, scale, right)
-            logs['text_phrases'] = phrase_loss(v, p, scale, right, batch['stated'])
+            logs |= _phrase_losses(u, v, p[0].split([len(s) for s in short]), scale, batch)
             loss = loss + cfg.phrases*(logs['image_phrases'] + logs['text_phrases'])
         return loss, logs
     return step
@@ -172,31 +119,18 @@ CLIP_LOOP = LoopConfig(                                       # default of `trai
     steps=1500, batch_size=128, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, ema=0.99
 )
 
-def _some_texts(pairs, n=2000):
-    "Up to n texts, evenly spread over the data."
-    try: items = (pairs[i*len(pairs)//min(n, len(pairs))] for i in range(min(n, len(pairs))))
-    except TypeError: items = itertools.islice(iter(pairs), n)               # a stream
-    texts = []
-    for item in items:
-        if not isinstance(item, dict) or not {'image', 'text'} <= set(item):
-            raise ValueError(
-                "train_clip needs pairs: each item a dict with 'image' and 'text'; load the data with captions=True."
-            )
-        texts.append(item['text'])
-    return texts
-
 # %% ../nbs/02_clip.ipynb #3380f249
 def train_clip(
-    pairs,                      # Dataset of {'image': (3,S,S) in [-1,1], 'text': str}; see also `avatars(contrasts=True)`
-    out,                        # folder: the CLIP in open_clip's format, and `training/` with checkpoints, log and curves
-    cfg: CLIPConfig = None,     # sizes and augmentation; default CLIPConfig()
-    loop: LoopConfig = None,    # optimisation; default CLIP_LOOP
-) -> CLIP:                      # loaded from `out`; averaged weights where loop.ema is on
-    """Contrastive training of a small CLIP from scratch (CLIP, section 2.3 and figure 3). The same call goes on after an
-    interruption, and returns at once when all steps are done.
+    pairs,                    # Dataset of {'image': (3,S,S) in [-1,1], 'text': str}; see also `avatars(contrasts=True)`
+    out,                      # folder: the CLIP in open_clip's format, and `training/` with checkpoints, log and curves
+    cfg: CLIPConfig = None,   # sizes and augmentation; default CLIPConfig()
+    loop: LoopConfig = None,  # optimisation; default CLIP_LOOP
+) -> CLIP:                    # loaded from `out`; averaged weights where loop.ema is on
+    """Contrastive training of a small CLIP from scratch (CLIP, section 2.3 and figure 3). The same call goes on after
+    an interruption, and returns at once when all steps are done.
 
-    With several processes each contrasts its own batch only. When loop.max_minutes ends it early, `out` holds a usable
-    CLIP. Raises ValueError for data without texts or a folder with another training, OSError when `out` is not writable."""
+    Several processes contrast the batches of all. Ended early by loop.max_minutes, `out` has a usable CLIP.
+    Raises ValueError for data without texts or a folder with another training, OSError for an `out` it cannot write."""
     cfg, loop, out = cfg or CLIPConfig(), loop or CLIP_LOOP, Path(out)
     clip = new_clip(_some_texts(pairs), cfg, loop.seed)
     step = _training_step(clip, cfg, getattr(pairs, 'phrases', None) if cfg.phrases else None)

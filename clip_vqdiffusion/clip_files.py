@@ -18,10 +18,12 @@ from pickle import UnpicklingError
 import open_clip, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError, GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError,
     RepositoryNotFoundError, RevisionNotFoundError
 )
+from huggingface_hub.utils import get_session
 from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -62,7 +64,7 @@ class CLIP:
     def device(self): return self.model.logit_scale.device
 
     def tokenize(self, texts): return self.tokenizer(texts)                 # list[str] -> (B, context_length) int64
-    def to(self, device): self.model.to(device); return self
+    def to(self, *where): self.model.to(*where); return self                # device, dtype, or both
     def __repr__(self):
         sizes = f'dim={self.dim}, image_size={self.image_size}, context_length={self.context_length}'
         return f'CLIP({self.name!r}, {sizes})'
@@ -74,7 +76,7 @@ def _plain(x):
 
 def _digest(state, *rest):
     "sha256 over named tensors (in name order) and bytes."
-    h = hashlib.sha256()
+    h, state = hashlib.sha256(), {k.replace('_orig_mod.', ''): v for k, v in state.items()}      # torch.compile's prefix
     for k in sorted(state):
         t = state[k].detach().cpu().contiguous()
         h.update(f'{k}{tuple(t.shape)}{t.dtype}'.encode())
@@ -640,11 +642,27 @@ def _refusal(what, first):
         first_line = str(x).splitlines()[0]
         return FileNotFoundError(f'the repository {what} holds no CLIP in the format of open_clip: {first_line}')
 
+# %% ../nbs/workshop/05_clip_files.ipynb #87e3fc55
+def _hub_answers():
+    "Does the hub answer within five seconds?"
+    try: get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception: return False            # no name, no route, no answer: the libraries below raise a dozen kinds
+    return True
+
+@contextmanager
+def _offline_when_it_is():
+    "Nothing is tried again and again where no network is."
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _hub_answers()
+    try: yield
+    finally: constants.HF_HUB_OFFLINE = before
+
 # %% ../nbs/workshop/05_clip_files.ipynb #72d05137
 @contextmanager
 def _fetching(what):
     "What goes wrong between here and the hub becomes one sentence."
-    try: yield
+    try:
+        with _offline_when_it_is(): yield
     except Exception as e:
         chain = _causes(e)
         def first(*kinds): return next((x for x in chain if isinstance(x, kinds)), None)

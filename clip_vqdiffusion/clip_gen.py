@@ -7,8 +7,9 @@ __all__ = ['next_token', 'sample_clip_gen', 'CLIPGenTraining', 'CLIPGenObjective
            'train_clip_gen', 'clip_gen_speed']
 
 # %% ../nbs/12_clip_gen.ipynb #d5d40c86
-import math, time
+import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,23 +19,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from clip_vqdiffusion.gpt import (
-    CausalAttention, CLIPGen, CLIPGenConfig, GPTBlock, KVCache, check_knobs, check_parts, embedding_loss, fit_config,
-    soft_decode, straight_through
+    CausalAttention, CLIPGen, CLIPGenConfig, GPTBlock, KVCache, check_knobs, check_parts, check_ranges, embedding_loss,
+    fit_config, predictions, random_clip_gen, soft_decode, straight_through, time_both
 )
 from .loop import Loop, LoopConfig
 from .pseudo_text import pseudo_text
-from .sampling import guide, truncate
-from .show import image_grid
+from .rows import batches, preview_rows
+from .sampling import truncate
 from .training import denoiser_loop
 
 # %% ../nbs/12_clip_gen.ipynb #b61ce186
-def next_token(
-    logits: Tensor,  # (B, K)
-    temperature: float = 1.0,  # below 1: likelier codes become likelier still
-    top_k: int | None = None,  # keep so many codes; None = all
-    top_p: float = 1.0,  # of these keep the likeliest, up to this mass; the one that crosses it is kept
-) -> Tensor:  # probabilities (B, K)
-    "The distribution the next token is drawn from (CLIP-GEN's release). `sample_clip_gen` checks the numbers."
+def next_token(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
+    "The distribution (B, K) the next token is drawn from (CLIP-GEN's release); the numbers as in `sample_clip_gen`."
     logits = logits.float() / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k).values[..., -1:]
@@ -49,7 +45,7 @@ def sample_clip_gen(
     temperature: float = 1.0,  # above 0; below 1 likelier codes become likelier still
     top_k: int | None = None,  # draw from so many of the likeliest codes; None = all; 1 = always the likeliest
     top_p: float = 1.0,  # of these keep the likeliest up to this mass, in (0, 1]
-    guidance_scale: float = 1.0,  # 1: no guidance (one pass a token instead of two)
+    guidance_scale: float = 1.0,  # 1: no guidance (B rows a pass instead of 2B)
     generator: torch.Generator = None,  # source of all randomness (default: torch's own)
     progress: bool = False,  # show a progress bar
     callback=None,  # called after each token as callback(step, left, tokens (B, N), confidence (B, N)); unwritten: K
@@ -61,28 +57,12 @@ def sample_clip_gen(
     temperature, top_p, scale = check_knobs(model.K, temperature, top_k, top_p, guidance_scale)
     tokens = torch.full((len(c), model.N), model.K, device=model.device)
     sure = torch.zeros(tokens.shape, device=model.device)
-    for n, logits in _predictions(model, c, tokens, scale, cache, progress):
+    for n, logits in predictions(model, c, tokens, scale, cache, progress):
         p = next_token(logits, temperature, top_k, top_p)                           # (B, K)
         draw = torch.multinomial(p if generator is None else p.to(generator.device), 1, generator=generator)
         tokens[:, n], sure[:, n] = draw[:, 0].to(tokens.device), p.amax(-1)
         if callback is not None: callback(n, model.N - n - 1, tokens.clone(), sure.clone())
-    return tokens
-
-# %% ../nbs/12_clip_gen.ipynb #46287023
-def _predictions(model, c, tokens, scale, cache, progress):
-    "Yields (n, logits (B, K)) for one position after the other; the caller writes `tokens[:, n]` in between."
-    if not isinstance(c, Tensor) or c.dim() != 2:
-        got = tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__
-        raise ValueError(f"c must be a tensor of embeddings of shape (B, D), not {got}.")
-    c, guided = c.to(model.head.weight), abs(scale - 1) >= 1e-3
-    if guided: c = torch.cat([model.null(len(c)).to(c), c])                         # (2B, D)
-    memory, steps = KVCache(model.cfg, len(c), model.head.weight) if cache else None, range(model.N)
-    if progress:
-        from tqdm.auto import tqdm
-        steps = tqdm(steps, desc='writing')
-    for n in steps:
-        logits = model(tokens[:, :n].repeat(1 + guided, 1), c, memory)[:, -1].float()
-        yield n, guide(*logits.log_softmax(-1).chunk(2), scale) if guided else logits
+    with torch.inference_mode(False): return tokens.clone()                         # a plain tensor: one can train on it
 
 # %% ../nbs/12_clip_gen.ipynb #7493f511
 @dataclass
@@ -93,23 +73,14 @@ class CLIPGenTraining:
     embedding_weight: float = 0.0  # of the embedding loss; 0 = off (as in the release). It needs tokenizer and CLIP
     embedding_fraction: float = 0.25  # of each batch goes through decoder and CLIP for it
 
-    def __post_init__(self):
-        ok = dict(alpha=self.alpha >= 0, null_drop=0 <= self.null_drop <= 1)
-        ok |= dict(embedding_weight=self.embedding_weight >= 0, embedding_fraction=0 < self.embedding_fraction <= 1)
-        for name, fine in ok.items():
-            if not fine: raise ValueError(f"{name} is out of range: {getattr(self, name)}")
+    def __post_init__(self): check_ranges(self)
 
 # %% ../nbs/12_clip_gen.ipynb #2fb2dabd
 class CLIPGenObjective(nn.Module):
     """The training loss of a CLIP-GEN on tokens and CLIP image embeddings (2203.00386).
 
-    Raises ValueError when the embedding loss lacks tokenizer or CLIP."""
-    def __init__(self,
-        model: CLIPGen,
-        training: CLIPGenTraining,
-        tokenizer=None,  # for the embedding loss; stays as it is
-        clip=None,  # the same
-    ):
+    Tokenizer and CLIP are for the embedding loss, and stay as they are. Raises ValueError when it lacks them."""
+    def __init__(self, model: CLIPGen, training: CLIPGenTraining, tokenizer=None, clip=None):
         super().__init__()
         if training.embedding_weight and (tokenizer is None or clip is None):
             raise ValueError("the embedding reconstruction loss looks at pictures: pass tokenizer and clip,"
@@ -117,10 +88,8 @@ class CLIPGenObjective(nn.Module):
         self.model, self.training_cfg = model, training
         self.eyes = tokenizer, clip  # a tuple: their weights are not this module's
 
-    def forward(self,
-        x0: Tensor,  # tokens (B, N) int64
-        c: Tensor,  # CLIP image embeddings (B, D), unit norm
-    ) -> tuple:  # loss (scalar, nats per token), dict of what to log
+    def forward(self, x0: Tensor, c: Tensor) -> tuple:
+        "From tokens (B, N) and embeddings (B, D) the loss, nats per token, and a dict of what to log."
         told, dropped = self._condition(c)
         logits = self.model(x0[:, :-1], told)                               # (B, N, K): teacher forcing
         nll = F.cross_entropy(logits.flatten(0, 1).float(), x0.flatten())
@@ -159,15 +128,12 @@ def exact_bits_per_token(
     by_position: bool = False,  # one number for each of the N positions instead of their mean
 ) -> float | Tensor:  # bits per token; by position: (N,)
     "-log2 p(x0 | c) / N on pictures of a data set (a bound: `bits_per_token`). Raises ValueError for no pictures."
-    g, n, total = torch.Generator().manual_seed(seed), min(n, len(encoded)), 0.0
-    if n < 1: raise ValueError("there are no pictures to measure on")
-    for i in range(0, n, batch_size):
-        items = [encoded[j] for j in range(i, min(n, i + batch_size))]
-        x0, c = (torch.stack([it[k] for it in items]).to(model.device) for k in ('tokens', 'embedding'))
+    g, total = torch.Generator().manual_seed(seed), 0.0
+    for x0, c in batches(encoded, n, batch_size, model.device):
         if alpha: c = pseudo_text(c, alpha, g)
         nll = F.cross_entropy(model(x0[:, :-1], c).transpose(1, 2).float(), x0, reduction='none')   # (B, N)
         total = total + nll.double().sum(0)
-    bits = total.cpu() / n / math.log(2)
+    bits = total.cpu() / min(n, len(encoded)) / math.log(2)
     return bits if by_position else bits.mean().item()
 
 # %% ../nbs/12_clip_gen.ipynb #2e26fc6c
@@ -176,35 +142,42 @@ def clip_gen_loop(**changes) -> LoopConfig:
     return denoiser_loop(**changes)
 
 
-def _preview(model, data, tokenizer, guidance_scale):
-    "Pictures from the data above those written for their embeddings."
-    c, x = (torch.stack([data[i][k] for i in range(min(8, len(data)))]) for k in ('embedding', 'tokens'))
+def _draw(loop, c, guidance):
+    "Tokens for the embeddings of a preview."
     g = torch.Generator().manual_seed(0)
-    tokens = sample_clip_gen(model, c, guidance_scale=guidance_scale, generator=g)
-    pictures = torch.cat([tokenizer.decode(x), tokenizer.decode(tokens.to(tokenizer.device))])
-    return image_grid(pictures.cpu(), cols=len(c), scale=2)
+    return sample_clip_gen(_averaged(loop), c, guidance_scale=guidance, generator=g)
 
 
-def _clip_gen_run(encoded, out, cfg, loop, training, tokenizer, held_out, start, clip, stage):
-    "The `Loop` that trains a CLIP-GEN."
+def _averaged(loop): return loop.averaged('objective').model.eval()
+
+
+def _step(loop, batch): return loop.models['objective'](batch['tokens'], batch['embedding'])
+
+# %% ../nbs/12_clip_gen.ipynb #2c81e0d0
+def _begin(encoded, cfg, training, tokenizer, start, clip, seed):
+    "The objective of a training, with a model that fits the data."
     cfg = fit_config(encoded, cfg, training.null_drop, start)
     check_parts(cfg, tokenizer, clip)
-    torch.manual_seed(loop.seed)
+    torch.manual_seed(seed)
     model = CLIPGen(cfg)
     if start is not None: model.load_state_dict(start.state_dict())
     eyes = (tokenizer, clip) if training.embedding_weight else (None, None)
-    def now(l): return l.averaged('objective').model.eval()
-    def step(l, batch): return l.models['objective'](batch['tokens'], batch['embedding'])
-    def measure(l): return {} if held_out is None else {'held_out_bits': exact_bits_per_token(now(l), held_out)}
+    return CLIPGenObjective(model, training, *eyes)
+
+# %% ../nbs/12_clip_gen.ipynb #2f2ea1ca
+def _clip_gen_run(folder, loop, objective, encoded, tokenizer, held_out, stage):
+    "The `Loop` that trains a CLIP-GEN."
+    training = objective.training_cfg
+    def measure(l): return {} if held_out is None else {'held_out_bits': exact_bits_per_token(_averaged(l), held_out)}
     def preview(l):
-        if tokenizer is None: return None
-        return _preview(now(l), held_out or encoded, tokenizer, 2.0 if training.null_drop else 1.0)
-    settings = dict(stage=stage, model=asdict(cfg), training=asdict(training))
-    settings['data'] = getattr(encoded, 'fingerprint', len(encoded))
-    models = {'objective': CLIPGenObjective(model, training, *eyes)}
-    l = Loop(Path(out) / 'training' / stage, loop, models, encoded, step, preview, measure, settings)
-    for part in eyes: part is None or part.to(l.device)
-    return l
+        draw = partial(_draw, l, guidance=2.0 if training.null_drop else 1.0)
+        if tokenizer is not None: return preview_rows(held_out or encoded, tokenizer, draw)
+
+    data = getattr(encoded, 'fingerprint', len(encoded))
+    settings = dict(stage=stage, model=asdict(objective.model.cfg), training=asdict(training), data=data)
+    run = Loop(folder, loop, {'objective': objective}, encoded, _step, preview, measure, settings)
+    for part in objective.eyes: part is None or part.to(run.device)
+    return run
 
 # %% ../nbs/12_clip_gen.ipynb #66c991d2
 def train_clip_gen(
@@ -223,12 +196,13 @@ def train_clip_gen(
 
     Raises ValueError for data that do not fit the configuration or a folder with another run, OSError when nothing
     can be written (see `Loop`)."""
-    loop, training = loop or clip_gen_loop(), training or CLIPGenTraining()
-    l = _clip_gen_run(encoded, out, cfg, loop, training, tokenizer, held_out, start, clip, stage)
-    l.run()
-    best = l.averaged('objective').model.eval()
-    if l.main: best.save(Path(out) / 'clip_gen')
-    l.accelerator.wait_for_everyone()
+    loop, out = loop or clip_gen_loop(), Path(out)
+    objective = _begin(encoded, cfg, training or CLIPGenTraining(), tokenizer, start, clip, loop.seed)
+    run = _clip_gen_run(out / 'training' / stage, loop, objective, encoded, tokenizer, held_out, stage)
+    run.run()
+    best = _averaged(run)
+    if run.main: best.save(out / 'clip_gen')
+    run.accelerator.wait_for_everyone()
     return best
 
 # %% ../nbs/12_clip_gen.ipynb #bbc5a91a
@@ -240,31 +214,12 @@ def clip_gen_speed(
     say=lambda text: None,  # told what is being done
     **overrides,  # fields of the configuration that shall differ
 ) -> dict:  # seconds for all tokens cached and uncached, factor, share of tokens on which the two agree
-    """Measure sampling with and without the cache on random weights, once each, after a warm-up of four tokens.
-
-    Uncached is the whole forward pass for every token. Raises ValueError for a preset that does not exist."""
-    before = torch.get_num_threads()
-    if threads: torch.set_num_threads(threads)
-    try: result = _time_both(CLIPGenConfig.preset(preset, **overrides), preset, batch, seed, say)
-    finally: torch.set_num_threads(before)
-    return dict(preset=preset, **result, threads=threads or before)
-
-
-def _time_both(cfg, preset, batch, seed, say):
-    "Draw with and without the cache and compare."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIPGen(cfg).eval()
-        c = F.normalize(torch.randn(batch, cfg.clip_dim), dim=-1)
+    "Measure sampling with and without the cache on random weights. Raises ValueError for an unknown preset."
+    model, c = random_clip_gen(CLIPGenConfig.preset(preset, **overrides), batch, seed)
+    before, sizes = torch.get_num_threads(), dict(parameters=model.num_params, tokens=model.N, batch=batch)
     say(f"{preset}: {model.num_params / 1e6:.1f} M parameters with random weights, {model.N} tokens, batch {batch},"
-        f" {torch.get_num_threads()} threads")
-    with torch.inference_mode(): model(torch.zeros(batch, min(4, model.N - 1), dtype=torch.long), c)
-    drawn, seconds = {}, {}
-    for name in ('cached', 'uncached'):
-        start, g = time.perf_counter(), torch.Generator().manual_seed(seed)
-        drawn[name] = sample_clip_gen(model, c, generator=g, cache=name == 'cached')
-        seconds[name] = time.perf_counter() - start
-        say(f"{name}: {seconds[name]:.1f} s, {1000 * seconds[name] / model.N:.0f} ms a token")
-    return dict(parameters=model.num_params, tokens=model.N, batch=batch, **seconds,
-                factor=seconds['uncached'] / seconds['cached'],
-                agree=(drawn['cached'] == drawn['uncached']).float().mean().item())
+        f" {threads or before} threads")
+    if threads: torch.set_num_threads(threads)
+    try: times = time_both(model, c, sample_clip_gen, seed, say)
+    finally: torch.set_num_threads(before)
+    return dict(preset=preset, **sizes, **times, threads=threads or before)

@@ -31,16 +31,13 @@ def kmeans(
         a = torch.cdist(x, c).argmin(-1)                                        # the closest centre of each point
         n = a.bincount(minlength=k)
         c = torch.zeros_like(c).index_add_(0, a, x) / n.clamp_min(1)[:, None]   # the means
-        empty = n == 0
-        c[empty] = some(int(empty.sum()))
+        c[n == 0] = some(int((n == 0).sum()))
     return c
 
 # %% ../nbs/03_codes.ipynb #03c00025
 class Quantizer(nn.Module):
-    """Features (B, z_channels, h, w) to codes and their embeddings.
-
-    One class for both kinds: `nearest` (VQ-VAE 1711.00937, equation 3) and `gumbel` (1611.01144; the paper's),
-    the latter with logits of their own or `tied` to distances. Keeps a running histogram of code use in `usage` (K,)."""
+    """Features (B, z_channels, h, w) to codes: `nearest` (VQ-VAE 1711.00937, equation 3) or `gumbel` (1611.01144; the
+    paper's), whose logits are its own or `tied` to distances. `usage` (K,) is a running histogram of code use."""
     def __init__(self, cfg: TokenizerConfig):
         super().__init__()
         self.kind, self.normalize = cfg.quantizer, cfg.normalize
@@ -60,20 +57,19 @@ class Quantizer(nn.Module):
 
 # %% ../nbs/03_codes.ipynb #03c00027
 @patch
-def distances(self: Quantizer,
-    f: torch.Tensor,  # (B, N, code_dim) features
-) -> torch.Tensor:  # (B, N, K), at least float32, also under autocast
-    "Squared distance of every feature to every code."
+def distances(self: Quantizer, f: torch.Tensor) -> torch.Tensor:
+    "Squared distance of every feature f (B, N, code_dim) to every code: (B, N, K), at least float32."
     with torch.autocast(f.device.type, enabled=False):
         wide = torch.promote_types(f.dtype, torch.float32)
         f, e = f.to(wide), self.codes().to(wide)
         return f.pow(2).sum(-1, keepdim=True) - 2 * f @ e.T + e.pow(2).sum(-1)
 
+# %% ../nbs/03_codes.ipynb #1d955278
 @patch
-def logits(self: Quantizer,
-    z: torch.Tensor,  # (B, z_channels, h, w), from the encoder
-) -> torch.Tensor:  # (B, N, K); their arg max is the code
-    "How well each code fits: minus the distances in units of `spread`, or a layer's output (gumbel, not tied)."
+def logits(self: Quantizer, z: torch.Tensor) -> torch.Tensor:
+    """How well each code fits: minus the distances in units of `spread`, or a layer's output (gumbel, not tied).
+
+    From the encoder's z (B, z_channels, h, w): (B, N, K), whose arg max is the code."""
     f = self.features(z)
     return -self.distances(f) / self.spread.clamp_min(1e-8) if self.tied else f
 
@@ -82,11 +78,11 @@ def logits(self: Quantizer,
 def _nearest(self: Quantizer, f, beta):
     "The closest codes, straight through; codebook and commitment loss."
     tokens, e = self.distances(f).argmin(-1), self.codes()
-    q = F.embedding(tokens, e)  # not e[tokens], whose gradient is summed by threads in any order: no run could be repeated
+    q = F.embedding(tokens, e)   # not e[tokens]: its gradient is summed by threads in any order, no run is repeatable
     loss = (q - f.detach()).pow(2).mean() + beta * (q.detach() - f).pow(2).mean()
     return f + (q - f).detach(), tokens, loss
 
-
+# %% ../nbs/03_codes.ipynb #4a06ab8e
 @patch
 def _gumbel(self: Quantizer, f, temperature, kl, kl_weight):
     "Codes drawn by Gumbel-softmax; the KL divergence from uniform use."
@@ -95,7 +91,7 @@ def _gumbel(self: Quantizer, f, temperature, kl, kl_weight):
         d = self.distances(f)
         if self.training: self.spread.lerp_(d.detach().amin(-1).mean().float(), 0.05)
         logits = -d / self.spread.clamp_min(1e-8)
-    y = F.gumbel_softmax(logits.float(), tau=temperature, hard=True, dim=-1)    # one-hot; its gradient is the soft one's
+    y = F.gumbel_softmax(logits.float(), tau=temperature, hard=True, dim=-1)   # one-hot; its gradient is the soft one's
     p = logits.float().softmax(-1)
     if kl == 'batch': p = p.mean((0, 1), keepdim=True)
     loss = kl_weight * (p * (p.clamp_min(1e-12) * K).log()).sum(-1).mean()
@@ -120,12 +116,10 @@ def forward(self: Quantizer,
             self.usage.lerp_(use, 0.02)
     return self.unproject(rearrange(q, 'b (h w) c -> b c h w', h=z.shape[2])), tokens, loss, f
 
+# %% ../nbs/03_codes.ipynb #848b4f2e
 @patch
-def embed(self: Quantizer,
-    tokens: torch.Tensor,  # (B, N) int64, 0..K-1
-    grid: tuple,  # (h, w), h * w = N
-) -> torch.Tensor:  # (B, z_channels, h, w)
-    "The codes' entries on the grid, as the decoder takes them."
+def embed(self: Quantizer, tokens: torch.Tensor, grid: tuple) -> torch.Tensor:
+    "The codes of tokens (B, N), 0..K-1, on the grid (h, w), as the decoder takes them: (B, z_channels, h, w)."
     return self.unproject(rearrange(self.codes()[tokens], 'b (h w) c -> b c h w', h=grid[0]))
 
 # %% ../nbs/03_codes.ipynb #03c00035
@@ -136,7 +130,6 @@ def code_perplexity(
     p = use / use.sum()
     return torch.exp(-(p * p.clamp_min(1e-12).log()).sum())
 
-
 @patch
 def perplexity(self: Quantizer) -> torch.Tensor:  # ()
     "`code_perplexity` of the running histogram."
@@ -145,16 +138,14 @@ def perplexity(self: Quantizer) -> torch.Tensor:  # ()
 # %% ../nbs/03_codes.ipynb #03c00040
 @patch
 @torch.no_grad()
-def set_codebook(self: Quantizer,
-    features: torch.Tensor,  # (B, N, code_dim), as `forward` returns them
-):
-    "Warm start: codes become the k-means centres of real features."
+def set_codebook(self: Quantizer, features: torch.Tensor):
+    "Warm start: codes become the k-means centres of real features (B, N, code_dim), as `forward` returns them."
     self.codebook.copy_(kmeans(features.flatten(0, 1).float(), len(self.codebook)))
-    d = self.distances(features).amin(-1)
-    self.spread.copy_(d.mean())
+    self.spread.copy_(self.distances(features).amin(-1).mean())
     self.usage.fill_(1 / len(self.codebook))
     self.ready.fill_(True)
 
+# %% ../nbs/03_codes.ipynb #62506391
 @patch
 @torch.no_grad()
 def reseed(self: Quantizer,
@@ -162,10 +153,8 @@ def reseed(self: Quantizer,
     below: float = 0.1,  # a code is dead when used less than this fraction of its equal share 1/K
 ) -> torch.Tensor:  # indices of the codes that were replaced
     "Replace dead codes by features of this batch, far ones with higher probability."
-    K = len(self.codebook)
-    dead = (self.usage < below / K).nonzero().flatten()
-    f = features.flatten(0, 1).float()
-    dead = dead[:len(f)]
+    K, f = len(self.codebook), features.flatten(0, 1).float()
+    dead = (self.usage < below / K).nonzero().flatten()[:len(f)]
     if len(dead):
         far = self.distances(f[None])[0].amin(-1).clamp_min(0) + 1e-12
         self.codebook[dead] = f[torch.multinomial(far, len(dead))].to(self.codebook.dtype)

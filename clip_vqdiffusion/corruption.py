@@ -141,11 +141,11 @@ def _from_mask(p, ab_s, bb_s, gb_t, g):
 def _from_code(p, k, ab_s, bb_s, ab_t, bb_t, a, b):
     "Line 4: p(x_s = j) where x_t is code k, (..., 1)."
     def cast(x): return x.to(p.dtype)
-    w = p.scatter(-1, k, p.gather(-1, k)*cast(_over(bb_t, ab_t + bb_t)))  # another code was replaced to become k
-    W = w.sum(-1, keepdim=True)
-    out = cast(_over(b, bb_t))*(cast(ab_s)*w + cast(bb_s)*W)
-    p_k = cast(_over(ab_t, ab_t + bb_t))*p.gather(-1, k) + cast(_over(a*bb_s, bb_t))*W
-    out = out.scatter_add(-1, k, p_k.expand(*k.shape))            # k may also not have moved
+    scaled = p.scatter(-1, k, p.gather(-1, k)*cast(_over(bb_t, ab_t + bb_t)))  # bb_t*p_i/D_i
+    total = scaled.sum(-1, keepdim=True)
+    out = cast(_over(b, bb_t))*(cast(ab_s)*scaled + cast(bb_s)*total)
+    extra = cast(_over(ab_t, ab_t + bb_t))*p.gather(-1, k) + cast(_over(a*bb_s, bb_t))*total
+    out = out.scatter_add(-1, k, extra.expand(*k.shape))            # k need not have moved
     return torch.where(bb_t > 0, out, torch.zeros_like(p).scatter_(-1, k, 1.))
 
 # %% ../nbs/05_corruption.ipynb #fb801c8d

@@ -6,95 +6,131 @@
 __all__ = ['Images', 'StreamedImages', 'image_dataset']
 
 # %% ../nbs/workshop/02_data.ipynb #8bd15694
-import hashlib, json, os, shutil, sys, tempfile, warnings
+import copy, csv, hashlib, json, logging, os, shutil, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from datasets.distributed import split_dataset_by_node
+from fastcore.basics import patch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
+from .files import printable
 from .show import picture_formats, to_tensor
+
+_log = logging.getLogger('clip_vqdiffusion.data')
 
 # %% ../nbs/workshop/02_data.ipynb #9a8b8495
 _MAX_PIXELS = 89_478_485   # Pillow's own limit against decompression bombs, unless it was changed or switched off
 
 def _rgb(im):
     "Any mode Pillow reads as RGB: 16 bit scaled to 8, transparency on white."
-    if im.mode.startswith('I') or im.mode == 'F':
-        v = np.asarray(im, dtype=np.float32)
-        top = 1. if im.mode == 'F' and v.max() <= 1 else 65535. if v.max() > 255 or im.mode.startswith('I;16') else 255.
-        im = Image.fromarray((v/top*255).clip(0, 255).round().astype(np.uint8))
+    if im.mode.startswith('I') or im.mode == 'F': im = _eight_bits(im)
     if im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in im.info:
         im = im.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
     return im.convert('RGB')
 
+def _eight_bits(im):
+    v = np.asarray(im, dtype=np.float32)
+    top = 65535. if v.max() > 255 or im.mode.startswith('I;16') else 255.
+    if im.mode == 'F' and v.max() <= 1: top = 1.
+    return Image.fromarray((v/top*255).clip(0, 255).round().astype(np.uint8))
+
 # %% ../nbs/workshop/02_data.ipynb #ebfb8e4e
 def _square(im, size):
     "Upright, centre square, size × size, RGB."
-    im.draft(None, (2*size, 2*size))            # a JPEG can be decoded at a half, a quarter or an eighth, for a fraction of the work
+    im.draft(None, (2*size, 2*size))            # a JPEG can be decoded at a half, a quarter or an eighth: less work
     try: im = ImageOps.exif_transpose(im)
     except (SyntaxError, ValueError, TypeError, KeyError, ZeroDivisionError): pass   # broken EXIF, sound picture
     w, h = im.size
     s = min(w, h)
     box = ((w-s)/2, (h-s)/2, (w+s)/2, (h+s)/2)
-    if max(w, h) > 4*s: im, box = im.crop([round(v) for v in box]), (0, 0, s, s)     # a long strip: no need to convert all of it
+    if max(w, h) > 4*s:                         # a long strip: no need to convert all of it
+        left, top = round(box[0]), round(box[1])
+        im, box = im.crop((left, top, left + s, top + s)), (0, 0, s, s)
     return _rgb(im).resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 # %% ../nbs/workshop/02_data.ipynb #90e39317
 def _prepare(source, size, min_size, max_pixels):
     "(picture, None) or (None, why not) for a path or the bytes of a file."
-    if Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS: Image.MAX_IMAGE_PIXELS = max_pixels   # one number for all threads: it is only ever raised
+    if Image.MAX_IMAGE_PIXELS and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels      # one number for all threads: it is only ever raised
+    limit = f'too large: the limit is {max_pixels:,} pixels'
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=picture_formats()) as im:
             w, h = im.size
             if min(w, h) < min_size: return None, f'too small: {w} × {h} pixels, the shorter side must have {min_size}'
-            if w*h > max_pixels: return None, f'too large: the limit is {max_pixels:,} pixels, here are {w} × {h}'
+            if w*h > max_pixels: return None, f'{limit}, here are {w} × {h}'
             return _square(im, size), None
-    except Image.DecompressionBombError: return None, f'too large: the limit is {max_pixels:,} pixels'   # Pillow's comes at twice its limit, which is not below ours
+    except Image.DecompressionBombError: return None, limit   # comes at twice Pillow's limit, which is not below ours
     except UnidentifiedImageError: return None, 'not an image, or of an unknown format'
     except MemoryError: return None, 'too large for the memory'
-    except Exception as e: return None, f"unreadable: {getattr(e, 'strerror', None) or str(e) or type(e).__name__}"   # decoders raise anything at all
+    except Exception as e:                                    # decoders raise anything at all
+        return None, f"unreadable: {getattr(e, 'strerror', None) or str(e) or type(e).__name__}"
 
 # %% ../nbs/workshop/02_data.ipynb #78441c50
-_SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.avif', '.ppm', '.pgm'}
+_SUFFIXES = {
+    '.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.avif', '.ppm', '.pgm',
+}
 _SPLIT_FOLDERS = ('train', 'test', 'validation', 'val', 'valid')
 
 def _is_image(path): return path.suffix.lower() in _SUFFIXES
 
+# %% ../nbs/workshop/02_data.ipynb #befce1bd
 def _walk(root, leave_out=()):
     "All files under root. Links to folders are followed, but each folder is read once: a link may lead in a circle."
-    seen = set()
-    def new(folder): there = folder.stat(); key = there.st_dev, there.st_ino; return not (key in seen or seen.add(key))
+    seen, root = set(), Path(root)
+    def new(folder):
+        there = folder.stat()
+        key = there.st_dev, there.st_ino
+        return not (key in seen or seen.add(key))
     new(root)
     for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = [d for d in sorted(inner) if not d.startswith('.') and not (Path(folder) == root and d in leave_out) and new(Path(folder)/d)]
-        yield from (Path(folder)/f for f in sorted(files) if not f.startswith('.'))
+        here = Path(folder)
+        left_out = leave_out if here == root else ()
+        inner[:] = [d for d in sorted(inner) if not d.startswith('.') and d not in left_out and new(here/d)]
+        yield from (here/f for f in sorted(files) if not f.startswith('.'))
 
 # %% ../nbs/workshop/02_data.ipynb #6c31f3f7
 def _split_root(root, split):
-    "The folder to read for a split, and the subfolders that belong to others; says on stderr what is left out. Raises `ValueError` for a split that is not there."
+    """The folder to read for a split, and the subfolders that belong to others; what is left out is logged.
+
+    Raises `ValueError` for a split that is not there."""
     found = [s for s in _SPLIT_FOLDERS if (root/s).is_dir()]
-    say = lambda words: print(f'{root}: {words}.', file=sys.stderr)
-    if split != 'train':
-        if (root/split).is_dir(): return root/split, ()
-        raise ValueError(f"{root} has no split {split!r}: there is no folder {root/split}" + (f", only {', '.join(found)}." if found else "; without subfolders all images are 'train'."))
+    if split != 'train': return _named_split(root, split, found), ()
     if 'train' not in found:
-        if found: say(f"there is no folder 'train', so all is read but {', '.join(found)}")
+        if found: _log.warning(f"{root}: there is no folder 'train', so all is read but {', '.join(found)}.")
         return root, found
-    others = sorted(p.name for p in root.iterdir() if p.name[0] != '.' and p.name not in _SPLIT_FOLDERS and (any(map(_is_image, _walk(p))) if p.is_dir() else _is_image(p)))
+    others = _beside(root)
     names = f"{', '.join(others[:3])}{f' and {len(others) - 3:,} more' if len(others) > 3 else ''}"
-    if others and found == ['train']: say(f"'train' is read like what lies beside it ({names}); give {root/'train'} to read that alone")
-    elif others: say(f"only 'train' is read; images left out are in {', '.join(found[1:])} and {names}")
-    return (root, ()) if others and found == ['train'] else (root/'train', ())
+    if others and found == ['train']:
+        alone = f"give {root/'train'} to read that alone"
+        _log.warning(f"{root}: 'train' is read like what lies beside it ({names}); {alone}.")
+        return root, ()
+    if others:
+        _log.warning(f"{root}: only 'train' is read; images left out are in {', '.join(found[1:])} and {names}.")
+    return root/'train', ()
+
+# %% ../nbs/workshop/02_data.ipynb #e188a767
+def _named_split(root, split, found):
+    if (root/split).is_dir(): return root/split
+    only = f", only {', '.join(found)}." if found else "; without subfolders all images are 'train'."
+    raise ValueError(f"{root} has no split {split!r}: there is no folder {root/split}{only}")
+
+def _beside(root):
+    "Names of images, and of folders with images, that are no splits."
+    def holds_images(p): return any(map(_is_image, _walk(p))) if p.is_dir() else _is_image(p)
+    own = [p for p in root.iterdir() if p.name[0] != '.' and p.name not in _SPLIT_FOLDERS]
+    return sorted(p.name for p in own if holds_images(p))
 
 # %% ../nbs/workshop/02_data.ipynb #79a3c854
 def _list_images(folder, split):
@@ -104,23 +140,71 @@ def _list_images(folder, split):
     if not root.is_dir(): raise NotADirectoryError(f"{root} is a file; give the folder that holds the images.")
     top, leave_out = _split_root(root, split)
     paths = [p for p in _walk(top, leave_out) if _is_image(p)]
-    if not paths: raise ValueError(f"There are no images in {top}; files that end in {' '.join(sorted(_SUFFIXES))} are looked for, in subfolders too.")
-    return top, paths
+    if paths: return top, paths
+    endings = ' '.join(sorted(_SUFFIXES))
+    raise ValueError(f"There are no images in {top}; files that end in {endings} are looked for, in subfolders too.")
 
 # %% ../nbs/workshop/02_data.ipynb #19ad7f24
 _FORMAT = 'a metadata.jsonl beside the images with lines like {"file_name": "cat.jpg", "text": "a photo of a cat"}'
+_TABLES = ('metadata.jsonl', 'metadata.csv')
+
+def _utf8(file):
+    "The text of a table. Raises `ValueError` when it is not UTF-8."
+    raw = file.read_bytes()
+    try: text = raw.decode('utf-8-sig')
+    except UnicodeDecodeError as e: text, at = '\0', f'its byte {e.start:,} makes no character'
+    else: at = 'it holds null characters'
+    if '\0' not in text: return text
+    if raw[:2] in (b'\xff\xfe', b'\xfe\xff') or b'\0' in raw[:4]: at = 'it looks like UTF-16'
+    raise ValueError(f"{file} is not written in UTF-8 ({at}); save it as UTF-8 (in a spreadsheet: CSV UTF-8).")
+
+# %% ../nbs/workshop/02_data.ipynb #8c04da84
+def _rows(file, text):
+    "(line number, row) of a table; of JSON lines the text of the row."
+    if file.suffix == '.csv':
+        reader = csv.DictReader(StringIO(text, newline=''))
+        for row in reader: yield reader.line_num, row
+        return
+    for number, line in enumerate(text.split('\n'), 1):
+        if line.strip(): yield number, line
+
+def _read_table(file):
+    "path → text of a table. Raises `ValueError` for a line that is not as expected."
+    text, texts, number = _utf8(file), {}, 0
+    try:
+        for number, row in _rows(file, text):
+            if isinstance(row, str): row = json.loads(row)
+            texts[os.path.normpath(file.parent/row['file_name'])] = row.get('text')
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as e:
+        raise ValueError(_bad_line(file, number)) from e
+    return texts
+
+# %% ../nbs/workshop/02_data.ipynb #fd6db431
+def _bad_line(file, number):
+    form = 'a first line file_name,text and then lines like cat.jpg,a photo of a cat'
+    if file.suffix == '.jsonl': form = _FORMAT
+    return f"Line {number} of {file} is not as expected: needed is {form}."
 
 def _read_texts(root):
-    "path → text from each metadata.jsonl under root (or right above it). Raises `ValueError` for a bad line or no file."
-    files = [p for p in _walk(root) if p.name == 'metadata.jsonl'] or [p for p in [root.parent/'metadata.jsonl'] if p.exists()]
+    "path → text from each table under root (or right above it). Raises `ValueError` for a bad line or no table."
+    files = [p for p in _walk(root) if p.name in _TABLES] or [p for t in _TABLES if (p := root.parent/t).exists()]
     if not files: raise ValueError(f"captions=True needs texts, and {root} has none: put {_FORMAT}.")
     texts = {}
-    for file in files:
-        for number, line in enumerate(file.read_text(encoding='utf-8-sig').splitlines(), 1):
-            if not line.strip(): continue
-            try: row = json.loads(line); texts[os.path.normpath(file.parent/row['file_name'])] = row.get('text')
-            except (ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f"Line {number} of {file} is not as expected: needed is {_FORMAT}.") from e
+    for file in files: texts |= _found(file, _read_table(file))
     return {k: v for k, v in texts.items() if isinstance(v, str) and v.strip()}
+
+# %% ../nbs/workshop/02_data.ipynb #b656d2db
+def _found(file, texts):
+    "The rows whose pictures are there; the others are counted and named. Raises `ValueError` when there are none."
+    missing = [path for path in texts if not os.path.isfile(path)]
+    if not missing: return texts
+    first = ', '.join(printable(os.path.relpath(path, file.parent), 80) for path in missing[:3])
+    more = f' and {len(missing) - 3:,} more' if len(missing) > 3 else ''
+    names = f"{file}: {len(missing):,} of {len(texts):,} rows name pictures that are not there ({first}{more})"
+    hint = 'file_name must be relative to the folder of that file'
+    if len(missing) == len(texts): raise ValueError(f"{names}; {hint}.")
+    _log.warning(f"{names} and are left out; {hint}.")
+    return {path: text for path, text in texts.items() if path not in set(missing)}
 
 # %% ../nbs/workshop/02_data.ipynb #a97a4b0f
 class _Folder:
@@ -129,24 +213,20 @@ class _Folder:
         self.title = str(folder)
         self.root, self.paths = _list_images(folder, split)
         self.names = [p.relative_to(self.root).as_posix().encode('utf-8', 'replace').decode() for p in self.paths]
+
     def __len__(self): return len(self.paths)
     def get(self, i): return self.paths[i]
-    def key(self):
-        def stats(path):
-            try: return path.stat().st_size, path.stat().st_mtime_ns
-            except OSError: return None            # a link to nowhere; will be skipped with its reason
-        return '\n'.join(repr((n, stats(p))) for n, p in zip(self.names, self.paths))
+    def key(self): return '\n'.join(repr((n, _stats(p))) for n, p in zip(self.names, self.paths))
+
     def texts(self):
         texts = _read_texts(self.root)
         return [texts.get(os.path.normpath(p)) for p in self.paths]
 
-# %% ../nbs/workshop/02_data.ipynb #98a492a9
-def _image_column(features, title):
-    columns = [k for k, f in (features or {}).items() if isinstance(f, datasets.Image)]
-    if 'image' in columns: return 'image'
-    if len(columns) == 1: return columns[0]
-    raise ValueError(f"{title} needs a column 'image' of type datasets.Image; its columns are {', '.join(features or ['unknown'])}.")
+def _stats(path):
+    try: return path.stat().st_size, path.stat().st_mtime_ns
+    except OSError: return None            # a link to nowhere; will be skipped with its reason
 
+# %% ../nbs/workshop/02_data.ipynb #98a492a9
 class _Table:
     "Images of a `datasets.Dataset` as a source."
     def __init__(self, table, title):
@@ -155,32 +235,66 @@ class _Table:
         if not len(table): raise ValueError(f"{title} has no rows.")
         self.names = [f'row {i}' for i in range(len(table))]
         self.images = table.select_columns(self.column).cast_column(self.column, datasets.Image(decode=False))
+
     def __len__(self): return len(self.table)
     def get(self, i): return _stored(self.images[i][self.column])
     def key(self): return repr((self.column, self.table._fingerprint))
+
     def texts(self):
-        if 'text' not in self.table.column_names: raise ValueError(f"captions=True needs a column 'text'; {self.title} has only {', '.join(self.table.column_names)}.")
+        _need_text(self.table.column_names, self.title)
         return [t if isinstance(t, str) and t.strip() else None for t in self.table['text']]
+
+# %% ../nbs/workshop/02_data.ipynb #e89d30ea
+def _image_column(features, title):
+    columns = [k for k, f in (features or {}).items() if isinstance(f, datasets.Image)]
+    if 'image' in columns: return 'image'
+    if len(columns) == 1: return columns[0]
+    there = ', '.join(features or ['unknown'])
+    raise ValueError(f"{title} needs a column 'image' of type datasets.Image; its columns are {there}.")
+
+def _need_text(columns, title):
+    if 'text' in columns: return
+    raise ValueError(f"captions=True needs a column 'text'; {title} has only {', '.join(columns)}.")
 
 def _stored(image):
     "What to open for an undecoded datasets.Image: its bytes, or else its path."
-    return b'' if image is None else image['bytes'] if image.get('bytes') is not None else image.get('path') or b''
+    if image is None: return b''
+    return image['bytes'] if image.get('bytes') is not None else image.get('path') or b''
 
 # %% ../nbs/workshop/02_data.ipynb #19618df4
 def _load_from_hub(name, split, streaming):
-    "`datasets.load_dataset`, with one clear sentence when it fails. Raises `ConnectionError`, `FileNotFoundError` or `ValueError`."
-    here = f"{name!r} is no folder here"
-    unreachable = ConnectionError(f"{here}, and the Hugging Face hub is out of reach to look for a dataset of that name; give the path of a folder with images (or set HF_HUB_OFFLINE=1 to use a dataset that was downloaded before).")
+    """`datasets.load_dataset`, with one clear sentence when it fails.
+
+    Raises `ConnectionError`, `FileNotFoundError` or `ValueError`."""
+    here = f"{name!r} is no folder here, and"
+    _ask_hub(name, here)
+    try: return datasets.load_dataset(name, split=split, streaming=streaming)
+    except (ConnectionError, TimeoutError) as e: raise _unreachable(here) from e
+    except Exception as e:
+        why = (str(e) or type(e).__name__).splitlines()[0]
+        where = f"the dataset of that name on the Hugging Face hub could not be loaded, split {split!r}"
+        raise ValueError(f"{here} {where}: {why}") from e
+
+# %% ../nbs/workshop/02_data.ipynb #11773d51
+def _ask_hub(name, here):
+    "Is there such a dataset? Raises `ConnectionError` or `FileNotFoundError`."
     try: HfApi().dataset_info(name, timeout=10)
     except OfflineModeIsEnabled: pass                    # load_dataset then looks among those downloaded before
-    except RepositoryNotFoundError as e: raise FileNotFoundError(f"{here}, and the Hugging Face hub has no public dataset of that name; check the spelling, or log in if it is private.") from e
-    except ValueError as e: raise FileNotFoundError(f"{here}, and it cannot be the name of a Hugging Face dataset either (those look like 'owner/name').") from e
-    except Exception as e: raise unreachable from e
-    try: return datasets.load_dataset(name, split=split, streaming=streaming)
-    except (ConnectionError, TimeoutError) as e: raise unreachable from e
-    except Exception as e: raise ValueError(f"{here}, and the dataset of that name on the Hugging Face hub could not be loaded, split {split!r}: {(str(e) or type(e).__name__).splitlines()[0]}") from e
+    except RepositoryNotFoundError as e:
+        hint = "check the spelling, or log in if it is private"
+        raise FileNotFoundError(f"{here} the Hugging Face hub has no public dataset of that name; {hint}.") from e
+    except ValueError as e:
+        no_name = "it cannot be the name of a Hugging Face dataset either (those look like 'owner/name')"
+        raise FileNotFoundError(f"{here} {no_name}.") from e
+    except Exception as e: raise _unreachable(here) from e
 
-def _looks_like_path(s): return s.startswith(('.', '~', '/', '\\')) or s.count('/') > 1 or '\\' in s or s.endswith('/') or Path(s).expanduser().exists()
+def _unreachable(here):
+    hint = "give the path of a folder with images (or set HF_HUB_OFFLINE=1 to use a dataset that was downloaded before)"
+    return ConnectionError(f"{here} the Hugging Face hub is out of reach to look for a dataset of that name; {hint}.")
+
+def _looks_like_path(s):
+    if s.startswith(('.', '~', '/', '\\')) or s.endswith('/') or s.count('/') > 1 or '\\' in s: return True
+    return Path(s).expanduser().exists()
 
 # %% ../nbs/workshop/02_data.ipynb #032b5368
 def _source(source, split, streaming):
@@ -189,84 +303,99 @@ def _source(source, split, streaming):
         if split not in source: raise ValueError(f"There is no split {split!r}; this dataset has {', '.join(source)}.")
         source = source[split]
     if isinstance(source, datasets.IterableDataset):
-        if not streaming: raise ValueError("An IterableDataset can only be streamed: call image_dataset(..., streaming=True).")
-        return source
+        if streaming: return source
+        raise ValueError("An IterableDataset can only be streamed: call image_dataset(..., streaming=True).")
     if isinstance(source, datasets.Dataset): return _Table(source, 'The dataset')
-    if isinstance(source, Path) or (isinstance(source, str) and _looks_like_path(source)): return _Folder(source, split)
+    if isinstance(source, Path): return _Folder(source, split)
     if isinstance(source, str) and source:
+        if _looks_like_path(source): return _Folder(source, split)
         table = _load_from_hub(source, split, streaming)
         return table if streaming else _Table(table, source)
-    raise TypeError(f"image_dataset reads a folder, the name of a Hugging Face dataset, or a datasets.Dataset, not {type(source).__name__}.")
+    kinds = "a folder, the name of a Hugging Face dataset, or a datasets.Dataset"
+    raise TypeError(f"image_dataset reads {kinds}, not {type(source).__name__}.")
 
 # %% ../nbs/workshop/02_data.ipynb #4a821fc3
-def _tell(skipped, total, title, report=None):
-    if not skipped: return
-    first, more = '; '.join(f'{n} ({r})' for n, r in list(skipped.items())[:3]), f"; ... (all of them: {report or '.skipped of the data set'})"
-    print(f"Skipped {len(skipped):,} of {total:,} images in {title}: {first}{more if len(skipped) > 3 else ''}")
-
 def _write_cache(folder, source, size, min_size, max_pixels, workers):
     "Prepare all images of a source into folder/images.arrow and folder/report.json."
-    schema, skipped, kept = pa.schema([('name', pa.string()), ('row', pa.int64()), ('pixels', pa.binary())]), {}, 0
-    one = lambda i: _prepare(source.get(i), size, min_size, max_pixels)
-    with pa.OSFile(str(folder/'images.arrow'), 'wb') as f, pa.ipc.new_stream(f, schema) as out, ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
+    schema = pa.schema([('name', pa.string()), ('row', pa.int64()), ('pixels', pa.binary())])
+    skipped, kept = {}, 0
+    with pa.OSFile(str(folder/'images.arrow'), 'wb') as f, pa.ipc.new_stream(f, schema) as out:
+        for rows in _prepared(source, size, min_size, max_pixels, workers, skipped):
+            columns = [pa.array(column, f.type) for column, f in zip(zip(*rows), schema)]
+            out.write_batch(pa.record_batch(columns, schema=schema))
+            kept += len(rows)
+    report = dict(total=len(source), kept=kept, skipped=skipped)
+    (folder/'report.json').write_text(json.dumps(report, indent=1))
+
+# %% ../nbs/workshop/02_data.ipynb #9744cce2
+def _prepared(source, size, min_size, max_pixels, workers, skipped):
+    "(name, row, pixels) of the images that can be used, some 256 at a time; the others are noted in `skipped`."
+    def one(i): return _prepare(source.get(i), size, min_size, max_pixels)
+    with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter('ignore')       # Pillow's remarks on odd files: what matters is in the report
-        bar = tqdm(total=len(source), desc='preparing images', unit='image', delay=3, leave=False)   # quick ones show no bar
+        bar = tqdm(total=len(source), desc='preparing images', unit='image', delay=3, leave=False)
         for start in range(0, len(source), 256):
-            rows = range(start, min(start + 256, len(source)))
-            good = []
+            rows, good = range(start, min(start + 256, len(source))), []
             for i, (im, why) in zip(rows, pool.map(one, rows)):
                 if im is None: skipped[source.names[i]] = why
                 else: good.append((source.names[i], i, im.tobytes()))
-            if good: out.write_batch(pa.record_batch([pa.array(col, f.type) for col, f in zip(zip(*good), schema)], schema=schema))
-            kept += len(good)
+            if good: yield good
             bar.update(len(rows))
         bar.close()
-    (folder/'report.json').write_text(json.dumps(dict(total=len(source), kept=kept, skipped=skipped), indent=1))
+
+# %% ../nbs/workshop/02_data.ipynb #1b690ed2
+def _named(skipped): return '; '.join(f'{n} ({r})' for n, r in list(skipped.items())[:3])
+
+def _tell(skipped, total, title, report=None):
+    "Log what was skipped: how many, the first three, and where all of them stand."
+    if not skipped: return
+    more = f"; ... (all of them: {report or '.skipped of the data set'})" if len(skipped) > 3 else ''
+    _log.warning(f"Skipped {len(skipped):,} of {total:,} images in {title}: {_named(skipped)}{more}")
+
+def _check_usable(kept, total, skipped, title):
+    if not kept: raise ValueError(f"None of the {total:,} images in {title} can be used; the first: {_named(skipped)}.")
 
 # %% ../nbs/workshop/02_data.ipynb #dc3adb28
 def _cache(cache_dir, fingerprint, write):
-    "The folder cache_dir/fingerprint, written by write(folder) unless it is there: whole or not at all. Raises `OSError`."
-    home = Path(cache_dir or os.environ.get('CLIPVQD_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'clip_vqdiffusion'/'images').expanduser()
-    done = home/fingerprint
-    if (done/'report.json').exists(): return done
-    half = None
+    "The folder cache_dir/fingerprint, written by write(folder) unless it is there, whole or not. Raises `OSError`."
+    home = _cache_home(cache_dir)
+    done, half = home/fingerprint, None
+    def there(): return (done/'report.json').exists()
+    if there(): return done
     try:
         home.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(dir=home, prefix='.writing-'))
         write(half)
-        if not (done/'report.json').exists(): half.rename(done)      # another process may have been faster
+        if not there(): half.rename(done)      # another process may have been faster
     except OSError as e:
-        if not (done/'report.json').exists(): raise OSError(f"Cannot write the image cache under {home} ({e.strerror or e}); free some space there or give another place with cache_dir.") from e
+        hint = "free some space there or give another place with cache_dir"
+        if not there(): raise OSError(f"Cannot write the image cache under {home} ({e.strerror or e}); {hint}.") from e
     finally:
         if half: shutil.rmtree(half, ignore_errors=True)
     return done
 
-# %% ../nbs/workshop/02_data.ipynb #a8428b86
-def _with_texts(fingerprint, texts): return hashlib.sha256(json.dumps([fingerprint, texts]).encode()).hexdigest()[:16]
+def _cache_home(cache_dir):
+    usual = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'clip_vqdiffusion'/'images'
+    return Path(cache_dir or os.environ.get('CLIPVQD_CACHE') or usual).expanduser()
 
+# %% ../nbs/workshop/02_data.ipynb #a8428b86
 class Images(Dataset):
-    "Prepared images from an Arrow cache; see `image_dataset`. `.skipped`: name → reason for every image left out; `.report`: the file that says so of those that cannot be read."
+    """Prepared images from an Arrow cache; see `image_dataset`.
+
+    `.skipped`: name → reason for every image left out; `.report`: the file that says so of the unreadable ones."""
     def __init__(self, source, size, captions, cache_dir, min_size, max_pixels, workers):
-        texts = source.texts() if captions else None
-        self.size = size
-        self.fingerprint = hashlib.sha256(f'images 1 {size} {min_size} {max_pixels}\n{source.key()}'.encode()).hexdigest()[:16]
-        folder = _cache(cache_dir, self.fingerprint, lambda f: _write_cache(f, source, size, min_size, max_pixels, workers))
+        texts, limits = source.texts() if captions else None, (min_size, max_pixels)
+        self.size, self.fingerprint = size, _key('images', size, limits, source.key())
+        def write(folder): _write_cache(folder, source, size, *limits, workers)
+        folder = _cache(cache_dir, self.fingerprint, write)
         self.report = folder/'report.json'
         report = json.loads(self.report.read_text())
         self.skipped, total = report['skipped'], report['total']
-        if not report['kept']: raise ValueError(f"None of the {total:,} images in {source.title} can be used; the first: {'; '.join(f'{n} ({r})' for n, r in list(self.skipped.items())[:3])}.")
+        _check_usable(report['kept'], total, self.skipped, source.title)
         self.table = datasets.Dataset.from_file(str(folder/'images.arrow'))
         self.rows, self.texts = range(len(self.table)), None
         if captions: self._add_texts(texts, source)
         _tell(self.skipped, total, source.title, None if captions else self.report)
-
-    def _add_texts(self, texts, source):
-        origin = self.table['row']
-        self.texts = [texts[i] for i in origin]
-        self.fingerprint = _with_texts(self.fingerprint, self.texts)         # the cache is the same with and without captions, the data are not
-        self.rows = [k for k, t in enumerate(self.texts) if t is not None]
-        self.skipped = self.skipped | {source.names[i]: 'no text' for i, t in zip(origin, self.texts) if t is None}
-        if not self.rows: raise ValueError(f"captions=True, but no image in {source.title} has a text: needed is {_FORMAT}, or a column 'text'.")
 
     def __len__(self): return len(self.rows)
 
@@ -276,55 +405,113 @@ class Images(Dataset):
         if self.texts is not None: item['text'] = self.texts[row]
         return item
 
+# %% ../nbs/workshop/02_data.ipynb #d1be389b
+def _key(kind, size, limits, key):
+    return hashlib.sha256(f'{kind} 1 {size} {limits[0]} {limits[1]}\n{key}'.encode()).hexdigest()[:16]
+
+def _with_texts(fingerprint, texts):
+    "The pixels in the cache are the same with and without captions, the data are not."
+    return hashlib.sha256(json.dumps([fingerprint, texts]).encode()).hexdigest()[:16]
+
+@patch
+def _add_texts(self: Images, texts, source):
+    origin = self.table['row']
+    self.texts = [texts[i] for i in origin]
+    self.fingerprint = _with_texts(self.fingerprint, self.texts)
+    self.rows = [k for k, t in enumerate(self.texts) if t is not None]
+    self.skipped = self.skipped | {source.names[i]: 'no text' for i, t in zip(origin, self.texts) if t is None}
+    if self.rows: return
+    needed = f"needed is {_FORMAT}, or a column 'text'"
+    raise ValueError(f"captions=True, but no image in {source.title} has a text: {needed}.")
+
 # %% ../nbs/workshop/02_data.ipynb #4db1bd8e
 class StreamedImages(IterableDataset):
-    "The same items prepared on the fly, nothing stored; `.skipped` fills as images are met (in each worker process its own)."
+    "The same items prepared on the fly, nothing stored; `.skipped` fills as images are met (in each worker its own)."
     def __init__(self, source, size, captions, min_size, max_pixels, title, split):
-        self.source, self.size, self.captions, self.limits, self.title, self.skipped = source, size, captions, (min_size, max_pixels), title, {}
-        if isinstance(source, (_Folder, _Table)):
-            key, self.texts = source.key(), source.texts() if captions else None
+        self.source, self.size, self.captions, self.title = source, size, captions, title
+        self.limits, self.skipped = (min_size, max_pixels), {}
+        if isinstance(source, (_Folder, _Table)): key, self.texts = source.key(), source.texts() if captions else None
         else:
-            key, self.column = repr((title, split)), _image_column(source.features, title)      # a stream from the hub: known by name only
-            if captions and 'text' not in source.features: raise ValueError(f"captions=True needs a column 'text'; {title} has only {', '.join(source.features)}.")
+            key, self.column = repr((title, split)), _image_column(source.features, title)  # known by its name only
+            if captions: _need_text(source.features, title)
             self.source = source.cast_column(self.column, datasets.Image(decode=False))
-        self.fingerprint = hashlib.sha256(f'stream 1 {size} {min_size} {max_pixels}\n{key}'.encode()).hexdigest()[:16]
+        self.fingerprint = _key('stream', size, self.limits, key)
         if captions: self.fingerprint = _with_texts(self.fingerprint, getattr(self, 'texts', None))
-
-    def _rows(self):
-        "(name, what to open, text) of each image."
-        if isinstance(self.source, (_Folder, _Table)):
-            for i, name in enumerate(self.source.names): yield name, lambda: self.source.get(i), self.texts[i] if self.captions else None
-        else:
-            for i, row in enumerate(self.source): yield f'row {i}', lambda: _stored(row[self.column]), row['text'] if self.captions else None
 
     def __iter__(self):
         worker, count, already = get_worker_info(), 0, set(self.skipped)
         for count, (name, get, text) in enumerate(self._rows(), 1):
             if worker and (count - 1) % worker.num_workers != worker.id: continue
-            im, why = _prepare(get(), self.size, *self.limits)
-            if im is not None and self.captions and not (isinstance(text, str) and text.strip()): im, why = None, 'no text'
-            if im is None: self.skipped[name] = why; continue
-            yield {'image': to_tensor(im)} | ({'text': text} if self.captions else {})
-        if count and len(self.skipped) == count: raise ValueError(f"None of the {count:,} images in {self.title} can be used; the first: {'; '.join(f'{n} ({r})' for n, r in list(self.skipped.items())[:3])}.")
+            item, why = self._item(get, text)
+            if item is None: self.skipped[name] = why
+            else: yield item
+        if count and len(self.skipped) == count: _check_usable(0, count, self.skipped, self.title)
         if set(self.skipped) != already: _tell(self.skipped, count, self.title)
+
+# %% ../nbs/workshop/02_data.ipynb #e664bc87
+@patch
+def _rows(self: StreamedImages):
+    "(name, what to open, text) of each image."
+    if isinstance(self.source, (_Folder, _Table)):
+        for i, name in enumerate(self.source.names):
+            yield name, lambda: self.source.get(i), self.texts[i] if self.captions else None
+    else:
+        for i, row in enumerate(self.source):
+            yield f'row {i}', lambda: _stored(row[self.column]), row['text'] if self.captions else None
+
+@patch
+def _item(self: StreamedImages, get, text):
+    "(item, None) or (None, why not)."
+    im, why = _prepare(get(), self.size, *self.limits)
+    if im is None: return None, why
+    if not self.captions: return {'image': to_tensor(im)}, None
+    if not (isinstance(text, str) and text.strip()): return None, 'no text'
+    return {'image': to_tensor(im), 'text': text}, None
+
+# %% ../nbs/workshop/02_data.ipynb #a903809d
+@patch(as_prop=True)
+def rows(self: StreamedImages) -> int|None:
+    "How many images there are, usable or not; None where only the end tells."
+    return len(self.source) if isinstance(self.source, (_Folder, _Table)) else None
+
+@patch
+def read(self: StreamedImages,
+    i: int, # 0..rows - 1
+) -> dict|None: # an item, or None for an image that cannot be used (`.skipped` says why)
+    "One image by its number."
+    item, why = self._item(lambda: self.source.get(i), self.texts[i] if self.captions else None)
+    if item is None: self.skipped[self.source.names[i]] = why
+    return item
+
+@patch
+def part(self: StreamedImages,
+    rank: int, # of this process ...
+    world: int, # ... among so many
+) -> StreamedImages:
+    "What one of several processes reads of a stream from the hub: its own shards, or every `world`-th image."
+    mine = copy.copy(self)
+    mine.source, mine.skipped = split_dataset_by_node(self.source, rank, world), {}
+    return mine
 
 # %% ../nbs/workshop/02_data.ipynb #a2f2f0e2
 def image_dataset(
-    source: str|Path|datasets.Dataset, # a folder, the name of a Hugging Face dataset, or a `datasets.Dataset` with images
+    source: str|Path|datasets.Dataset, # a folder, the name of a Hugging Face dataset, or a `datasets.Dataset`
     size: int = 64, # the shorter side is resized to this, then the centre is cut out; pixels
     split: str = 'train', # subfolder of the folder, or split of the dataset
     streaming: bool = False, # store nothing, prepare at each pass?
     captions: bool = False, # add 'text'? (only for training a CLIP)
-    cache_dir: str|Path|None = None, # where prepared images are kept; default $CLIPVQD_CACHE, else ~/.cache/clip_vqdiffusion/images
+    cache_dir: str|Path|None = None, # of prepared images; default $CLIPVQD_CACHE, else ~/.cache/clip_vqdiffusion/images
     min_size: int = 8, # a shorter side under this is skipped; pixels
-    max_pixels: int|None = None, # more than this is skipped; default Pillow's `Image.MAX_IMAGE_PIXELS` (89 million), which a larger number here raises; pixels
+    max_pixels: int|None = None, # more are skipped; default Pillow's limit (89 million), which a larger number raises
     workers: int|None = None, # threads that prepare; default one per CPU
 ) -> Images|StreamedImages: # items {'image': float32 (3, size, size) in [-1, 1]}
     """Images of a folder, of the hub or of a table; broken ones are skipped, counted and named in `.skipped`.
 
-    Raises `FileNotFoundError` for a folder or dataset that is not there, `NotADirectoryError` for a file, `ConnectionError` when the hub is out of reach, `OSError` when the cache cannot be written,
-    `TypeError` for a source of another kind, and `ValueError` for a bad size, an unknown split, missing texts, or when not one image can be used."""
-    if not isinstance(size, int) or size < 1: raise ValueError(f"size must be a whole number of pixels of at least 1, got {size!r}.")
+    Raises `FileNotFoundError` for a folder or dataset that is not there, `NotADirectoryError` for a file,
+    `ConnectionError` when the hub is out of reach, `OSError` when the cache cannot be written, `TypeError` for a source
+    of another kind, `ValueError` for a bad size, an unknown split, missing texts, or when not one image can be used."""
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size must be a whole number of pixels of at least 1, got {size!r}.")
     if max_pixels is None: max_pixels = Image.MAX_IMAGE_PIXELS or _MAX_PIXELS
     found = _source(source, split, streaming)
     title = getattr(found, 'title', str(source) if isinstance(source, str) else 'the dataset')

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .arguments import _check_embeddings, _check_rows, _check_t, _check_tokens
 from .corruption import MaskAndReplace
 from .files import load_model, save_model
-from .variants import ConvMLP, DenoiserConfig, _rotary, _rotate, gelu2
+from .variants import ConvMLP, DenoiserConfig, _rotary, _rotate, _waves, gelu2
 _all_ = ['DenoiserConfig', 'ConvMLP', 'gelu2']
 
 # %% ../nbs/07_denoiser.ipynb #72fffb8c
@@ -59,6 +60,7 @@ class Attention(nn.Module):
         if self.rot is not None: q, k = _rotate(q, self.rot), _rotate(k, self.rot)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
+# %% ../nbs/07_denoiser.ipynb #6f54701a
 class MLP(nn.Module):
     "Two linear layers: every token by itself."
     def __init__(self, cfg: DenoiserConfig):
@@ -120,21 +122,16 @@ def _init(self: Denoiser):
         for m in [self.head, *(f.out for b in self.blocks for f in (b.time, b.clip))]: nn.init.zeros_(m.weight)
 
 # %% ../nbs/07_denoiser.ipynb #5ec145a3
-def _waves(t, channels):  # (B,) -> (B, channels)
-    angle = t[:, None] * 10_000 ** -(torch.arange(channels // 2, device=t.device) / (channels // 2))
-    return torch.cat([angle.sin(), angle.cos()], -1)
-
 @patch
 def timestep(self: Denoiser,
     t: Tensor | int,  # timesteps in 1..T, (B,) int64
 ) -> Tensor:          # scales and shifts of all blocks, (B, depth, n, W); one row for an int
     "What the timestep says to every block. Raises ValueError for t outside 1..T (checked on the CPU only)."
     cfg, t = self.cfg, torch.as_tensor(t).reshape(-1)
-    if t.is_cpu and not torch.compiler.is_compiling() and not ((1 <= t) & (t <= cfg.T)).all():
-        raise ValueError(f"t must lie in 1..{cfg.T}, got {t.min().item()}..{t.max().item()}")
+    _check_t(t, cfg.T)
     t = t.to(self.head.weight.device)
     if cfg.timestep == 'table': z = t - 1  # row 0 belongs to t = 1
-    else: z = self.time(_waves(t * (1000 / cfg.T), self.time[0].in_features))
+    else: z = self.time(_waves(t * (1000 / cfg.T), self.time[0].in_features).to(self.head.weight.dtype))
     return torch.stack([b.time(z) for b in self.blocks], 1)
 
 # %% ../nbs/07_denoiser.ipynb #d7fd1095
@@ -144,24 +141,10 @@ def condition(self: Denoiser,
 ) -> Tensor:    # scales and shifts of all blocks, (B, depth, n, W)
     "What the CLIP embedding says to every block. Raises ValueError for another width."
     D = self.cfg.clip_dim
-    if c.ndim != 2: raise ValueError(f"CLIP embeddings must have the shape (B, {D}), got {tuple(c.shape)}")
-    if c.shape[-1] != D:
-        raise ValueError(f"this denoiser expects CLIP embeddings of width {D}, got {c.shape[-1]}: "
-                         "use the CLIP it was trained with")
-    if self.cfg.block == 'zero': c = c * D**0.5  # entries of about 1 instead of 1/sqrt(D)
+    _check_embeddings(c, D)
+    if self.cfg.block == 'zero': c = c * D**0.5  # entries of about 1 instead of 1/sqrt(D); 'paper' takes c as it is
+    c = c.to(self.head.weight.dtype)             # a network in half precision takes embeddings in any
     return torch.stack([b.clip(c) for b in self.blocks], 1)
-
-# %% ../nbs/07_denoiser.ipynb #d9c092ef
-@patch
-def _check_tokens(self: Denoiser, xt):
-    "Raise ValueError for a grid of another shape, or (on the CPU; a GPU would have to wait) other numbers."
-    h, w = self.grid
-    if xt.ndim != 2 or xt.shape[1] != h * w:
-        raise ValueError(f"this denoiser works on grids of {h}x{w}, so tokens must have the shape (B, {h * w}); "
-                         f"got {tuple(xt.shape)}")
-    if xt.is_cpu and not torch.compiler.is_compiling() and not ((0 <= xt) & (xt <= self.K)).all():
-        raise ValueError(f"tokens must lie in 0..{self.K} (the last is the mask), got {xt.min().item()}.."
-                         f"{xt.max().item()}: use the tokenizer it was trained with")
 
 # %% ../nbs/07_denoiser.ipynb #8a721bc0
 @patch
@@ -172,12 +155,10 @@ def forward(self: Denoiser,
     cond: tuple = (None, None),  # `timestep(t)` and `condition(c)` where known already; one row serves a whole batch
 ) -> Tensor:                     # logits of x0, (B, N, K)
     "Logits of the undamaged codes. Raises ValueError where shapes, t or tokens do not fit this model."
-    self._check_tokens(xt)
+    _check_tokens(xt, self.grid, self.K)
     mt = self.timestep(t) if cond[0] is None else cond[0]
     mc = self.condition(c) if cond[1] is None else cond[1]
-    if len(mt) not in (1, len(xt)) or len(mc) not in (1, len(xt)):
-        raise ValueError(f"{len(xt)} token grids need as many timesteps and embeddings (or one of each), "
-                         f"got {len(mt)} and {len(mc)}")
+    _check_rows(xt, mt, mc)
     x = self.tokens(xt) + (self.rows.weight[:, None] + self.cols.weight).flatten(0, 1)  # (B, N, W)
     for i, block in enumerate(self.blocks): x = block(x, mt[:, i], mc[:, i])
     return self.head(self.norm(x))
@@ -190,6 +171,7 @@ def null(self: Denoiser,
     "The learned embedding that means 'no prompt', on the unit sphere like every other; for training and sampling."
     return F.normalize(self.null_embedding, dim=0).expand(B, -1)
 
+# %% ../nbs/07_denoiser.ipynb #5cf4703b
 @patch(as_prop=True)
 def num_params(self: Denoiser) -> int:  # learned numbers
     "How many numbers are learned."

@@ -22,7 +22,7 @@ def _floored(l):
     if bool((high - low).max() < 70 - math.log(l.shape[-1])): return l
     return l.log_softmax(-1).clamp(min=-70)
 
-
+# %% ../nbs/workshop/09_draws.ipynb #0d62b3d7
 def _guided(null, c, scale, normalised=False):
     "`guide` up to a constant for each token; `normalised`: at the spread of the logits with condition (2305.08891)."
     null, c = _floored(null), _floored(c)
@@ -30,6 +30,12 @@ def _guided(null, c, scale, normalised=False):
     return l.mul_(c.std(-1, keepdim=True)/l.std(-1, keepdim=True).clamp(min=1e-6)) if normalised else l
 
 # %% ../nbs/workshop/09_draws.ipynb #598ef694
+def _kept(p, j, r):
+    "Whether truncation keeps the drawn codes: those more likely than j (n,) have less than r of p (n, K) together."
+    likelier = torch.where(p*(1 - _TIE) > p.gather(-1, j[:, None]), p, 0).sum(-1)
+    return likelier < r
+
+# %% ../nbs/workshop/09_draws.ipynb #393f766f
 def _nucleus(
     e: Tensor,      # probabilities up to a factor (n, K)
     total: Tensor,  # their sums (n,)
@@ -40,13 +46,11 @@ def _nucleus(
     if r >= 1: return _inverse_cdf(e, u[0])
     top, code = e.max(-1)
     rows = (top < r*total).nonzero()[:, 0]                             # the others have only one code to draw
-    for last, v in zip((False, False, True), u):
-        if not len(rows): break
-        p = truncate(e[rows]/total[rows, None], r) if last else e[rows]
-        code[rows] = j = _inverse_cdf(p, v[rows])
-        if last: break
-        likelier = torch.where(p*(1 - _TIE) > p.gather(-1, j[:, None]), p, 0).sum(-1)
-        rows = rows[likelier >= r*total[rows]]                         # not one of those kept: draw again
+    for v in u[:2]:
+        if not len(rows): return code
+        code[rows] = j = _inverse_cdf(e[rows], v[rows])
+        rows = rows[~_kept(e[rows], j, r*total[rows])]                 # draw again
+    if len(rows): code[rows] = _inverse_cdf(truncate(e[rows]/total[rows, None], r), u[2, rows])
     return code
 
 # %% ../nbs/workshop/09_draws.ipynb #bc56061c
@@ -62,17 +66,24 @@ class TokenPrediction:
         self.logits = logits if scale is None else logits.chunk(2)
         self.scale, self.r, self.normalised, self.generator = scale, r, normalised, generator
 
-    def full(self) -> Tensor:  # (B, N, K)
-        "All of it, by `guide` and `truncate`. The methods below draw from it without building it."
-        if self.scale is None: p = self.logits.float().softmax(-1)
-        elif self.normalised: p = _guided(*(l.float() for l in self.logits), self.scale, True).softmax(-1)
-        else: p = guide(*(l.float().log_softmax(-1) for l in self.logits), self.scale).exp()
-        return truncate(p, self.r)
+# %% ../nbs/workshop/09_draws.ipynb #1efe6f7e
+@patch
+def full(self: TokenPrediction) -> Tensor:  # (B, N, K)
+    "All of it, by `guide` and `truncate`. The methods below draw from it without building it."
+    if self.scale is None: p = self.logits.float().softmax(-1)
+    elif self.normalised: p = _guided(*(l.float() for l in self.logits), self.scale, True).softmax(-1)
+    else: p = guide(*(l.float().log_softmax(-1) for l in self.logits), self.scale).exp()
+    return truncate(p, self.r)
 
-    def at(self, rows):  # numbers in 0..B*N (n,) -> probabilities up to a factor, the largest is 1 (n, K)
-        if self.scale is None: l = self.logits.flatten(0, 1)[rows].float()
-        else: l = _guided(*(l.flatten(0, 1)[rows].float() for l in self.logits), self.scale, self.normalised)
-        return l.sub_(l.amax(-1, keepdim=True)).exp_()
+# %% ../nbs/workshop/09_draws.ipynb #a47a347d
+@patch
+def at(self: TokenPrediction,
+    rows: Tensor,  # numbers in 0..B*N (n,)
+) -> Tensor:       # (n, K)
+    "Their probabilities up to a factor: the largest is 1."
+    if self.scale is None: l = self.logits.flatten(0, 1)[rows].float()
+    else: l = _guided(*(l.flatten(0, 1)[rows].float() for l in self.logits), self.scale, self.normalised)
+    return l.sub_(l.amax(-1, keepdim=True)).exp_()
 
 # %% ../nbs/workshop/09_draws.ipynb #1dd611c3
 @patch
@@ -102,3 +113,26 @@ def draw(self: TokenPrediction,
         x0[rows] = code = _nucleus(e, total, self.r, u[:, rows])
         p[rows] = (e.gather(-1, code[:, None])[:, 0]/total).to(u.dtype)
     return x0.view(asked.shape), p.view(asked.shape), top.view(asked.shape)
+
+# %% ../nbs/workshop/09_draws.ipynb #851d2207
+def _predictor(denoiser, c, stops, scales, r, normalised, generator):
+    "(step, xt) -> TokenPrediction. What depends on c or t alone is computed once, when the denoiser can do that."
+    guided = [abs(scale - 1) >= 1e-3 for scale in scales]
+    both = torch.cat([denoiser.null(len(c)).to(c), c]) if any(guided) else c
+    cached = hasattr(denoiser, 'condition') and hasattr(denoiser, 'timestep')
+    if cached: mt, mc = denoiser.timestep(torch.tensor(stops, device=c.device)), denoiser.condition(both)
+
+    def predict(step, xt):
+        if guided[step]: xt = xt.repeat(2, 1)
+        rows = slice(None) if guided[step] else slice(-len(c), None)
+        cond = dict(cond=(mt[step:step + 1], mc[rows])) if cached else {}
+        logits = denoiser(xt, torch.full((len(xt),), stops[step], device=c.device), both[rows], **cond)
+        return TokenPrediction(logits, scales[step] if guided[step] else None, r, normalised, generator)
+
+    return predict
+
+# %% ../nbs/workshop/09_draws.ipynb #fccf252f
+def _bar(steps):
+    "The steps with a progress bar."
+    from tqdm.auto import tqdm
+    return tqdm(steps, desc='sampling', unit='step', leave=False)

@@ -8,7 +8,7 @@ __all__ = ['MAX_JSON_BYTES', 'write_json', 'write_folder', 'folder_is_whole', 's
            'folder_lock']
 
 # %% ../nbs/workshop/03_files.ipynb #bc8ca8bd
-import hashlib, json, math, os, shutil, socket, sys, types, typing
+import hashlib, json, logging, math, os, shutil, socket, types, typing
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -23,6 +23,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .show import _write_bytes
+
+_log = logging.getLogger('clip_vqdiffusion.files')
 
 # %% ../nbs/workshop/03_files.ipynb #14f2502c
 def _fsync(path):
@@ -120,26 +122,30 @@ def load_model(
     cls: type,  # the module's class, called with its configuration
     config_cls: type,  # the configuration's dataclass
 ) -> nn.Module:  # in eval mode, float32
-    """Rebuild a module from its folder, strictly.
+    """Rebuild a module from its folder, strictly. Raises FileNotFoundError when a file is missing, ValueError when one
+    is damaged, is not what `manifest.json` says (where there is one), or does not fit the configuration."""
+    cfg_file, file = _both_there(Path(folder))
+    raw, sizes = read_settings(cfg_file, config_cls), tensor_shapes(file)
+    try:
+        with no_larger_than(sizes): module = cls(config_cls(**raw))
+    except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError, AssertionError, MemoryError) as e:
+        why = ' '.join(str(e).split())[:300]
+        raise ValueError(f"{cfg_file} describes no {cls.__name__}: {why}; give the folder of a saved model") from e
+    tensors = read_tensors(file)
+    _check_manifest(file)
+    load_strictly(module, tensors, file)
+    return module.eval()
 
-    Raises FileNotFoundError when a file is missing, ValueError when one is damaged, is not what `manifest.json` says (where there is one), or does not fit the configuration."""
-    folder = Path(folder)
+# %% ../nbs/workshop/03_files.ipynb #64bfd77d
+def _both_there(folder):
+    "The two files of a model."
     cfg_file, file = folder / 'config.json', folder / 'model.safetensors'
     if not cfg_file.is_file():
         hint = "there is no config.json in it; give the folder of a saved model"
         raise FileNotFoundError(f"{folder} holds no model: {hint}")
     if not file.is_file():
         raise FileNotFoundError(f"{folder} has a config.json but no model.safetensors" + _pickles(folder))
-    raw, sizes = read_settings(cfg_file, config_cls), tensor_shapes(file)
-    try:
-        with no_larger_than(sizes): module = cls(config_cls(**raw))
-    except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError, AssertionError, MemoryError) as e:
-        hint = "give the folder of a saved model"
-        raise ValueError(f"{cfg_file} describes no {cls.__name__}: {' '.join(str(e).split())[:300]}; {hint}") from e
-    tensors = read_tensors(file)
-    _check_manifest(file)
-    load_strictly(module, tensors, file)
-    return module.eval()
+    return cfg_file, file
 
 # %% ../nbs/workshop/03_files.ipynb #7d47a7e1
 MAX_JSON_BYTES = 4 * 2**20  # no configuration of ours comes near it
@@ -148,14 +154,15 @@ def read_object(
     file: str | Path,  # a JSON file from anywhere
     max_bytes: int = MAX_JSON_BYTES,  # refuse larger files before reading them
 ) -> dict:  # its settings
-    "The JSON object in a file. Raises ValueError that names the file: too large, nested too deeply, damaged, not an object."
+    "The JSON object in a file. Raises ValueError: too large, nested too deeply, damaged, not an object."
     file = Path(file)
-    if file.stat().st_size > max_bytes:
-        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, which no settings need; at most {max_bytes:,} are read")
+    if (size := file.stat().st_size) > max_bytes:
+        raise ValueError(f"{file} has {size:,} bytes, which no settings need; at most {max_bytes:,} are read")
     try: obj = json.loads(file.read_bytes().decode('utf-8'), parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:
         why = 'nested too deeply' if isinstance(e, RecursionError) else e
-        raise ValueError(f"{file} is damaged ({why}); copy the folder of the model again, or save the model anew") from e
+        hint = "copy the folder of the model again, or save the model anew"
+        raise ValueError(f"{file} is damaged ({why}); {hint}") from e
     if isinstance(obj, dict): return obj
     hint = "give the folder of a saved model"
     raise ValueError(f"{file} should hold settings with their names, not a {type(obj).__name__}; {hint}")
@@ -178,16 +185,16 @@ def read_settings(
         raise ValueError(f"{file} has settings this version does not know: {unknown}; {hint}")
     wanted = typing.get_type_hints(config_cls)
     for name, value in raw.items():
-        if not _fits(value, wanted[name]):
-            kind = getattr(wanted[name], '__name__', str(wanted[name]))
-            raise ValueError(f"{file} describes no {config_cls.__name__}: {name} must be {kind}, not {printable(value)}")
+        if _fits(value, wanted[name]): continue
+        kind = getattr(wanted[name], '__name__', str(wanted[name]))
+        raise ValueError(f"{file} describes no {config_cls.__name__}: {name} must be {kind}, not {printable(value)}")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
 
 # %% ../nbs/workshop/03_files.ipynb #753d802e
 def _fits(value, kind):
     "Is a JSON value of a dataclass field's type? Lists stand for tuples; their items are checked by the class itself."
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
-    for k in kinds:
+    several = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    for k in typing.get_args(kind) if several else (kind,):
         k = typing.get_origin(k) or k
         if k is typing.Any or value is None and k in (None, type(None)): return True
         if k is float and isinstance(value, (int, float)) and not isinstance(value, bool): return True
@@ -228,7 +235,7 @@ class no_larger_than(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         numbers = list(_numbers(args))
-        if all(type(n) in (int, float, bool) for n in numbers):             # no tensor among them: it makes a new one
+        if all(type(n) in (int, float, bool) for n in numbers):  # no tensor among them: it makes a new one
             if any(abs(n) > self.one for n in numbers): self._refuse()
             if args and isinstance(args[0], (list, tuple)): self._count(math.prod(args[0]))
         self.parts += 1
@@ -282,10 +289,7 @@ def load_strictly(
 
     Raises ValueError that names the first that does not."""
     want = module.state_dict()
-    missing, extra = sorted(set(want) - set(tensors)), sorted(set(tensors) - set(want))
-    if missing or extra:
-        what = f"{len(missing)} tensors missing ({', '.join(missing[:3])}), {len(extra)} not known ({', '.join(extra[:3])})"
-        raise ValueError(f"{where} does not fit {type(module).__name__}: {what}; give the tensors of the same kind of model")
+    _same_names(module, want, tensors, where)
     for k, v in want.items():
         if v.shape != tensors[k].shape:
             sizes = f"{k} is {tuple(tensors[k].shape)} there, {tuple(v.shape)} by its configuration"
@@ -294,6 +298,15 @@ def load_strictly(
             hint = "a training that went wrong wrote it; use an earlier checkpoint, or get the file again"
             raise ValueError(f"{where} cannot be used: {k} holds numbers that are not finite; {hint}")
     module.load_state_dict({k: tensors[k].to(v.dtype) for k, v in want.items()})
+
+# %% ../nbs/workshop/03_files.ipynb #30dfea3f
+def _same_names(module, want, tensors, where):
+    missing, extra = sorted(set(want) - set(tensors)), sorted(set(tensors) - set(want))
+    if not (missing or extra): return
+    few = f"{len(missing)} tensors missing ({', '.join(missing[:3])})"
+    many = f"{len(extra)} not known ({', '.join(extra[:3])})"
+    hint = "give the tensors of the same kind of model"
+    raise ValueError(f"{where} does not fit {type(module).__name__}: {few}, {many}; {hint}")
 
 # %% ../nbs/workshop/03_files.ipynb #11aced4e
 def _pickles(folder):
@@ -306,10 +319,10 @@ def folder_lock(
     folder: str | Path,  # made if need be
     what: str = 'a training',  # what is going on in it, for the error
 ):
-    """Hold a folder for one process at a time.
+    """Hold a folder for one process at a time. A note left by a process that was killed is reported and replaced.
 
-    Raises ValueError with the other's process number, host and start when the folder is in use, OSError when it cannot be written.
-    A note left by a process that was killed is reported on standard error and replaced."""
+    Raises ValueError with the other's process number, host and start when the folder is in use, OSError when it cannot
+    be written."""
     folder = Path(folder)
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f"cannot write to {folder} ({e.strerror}); choose another folder") from e
@@ -317,13 +330,19 @@ def folder_lock(
     try: lock.acquire(timeout=0)
     except Timeout: raise ValueError(_in_use(folder, note, what)) from None
     try:
-        if note.is_file(): print(f"{folder}: {_holder(note)} has ended without a word; going on from there", file=sys.stderr)
-        write_json(note, dict(pid=os.getpid(), host=socket.gethostname(), since=f'{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC'))
+        if note.is_file(): _log.warning(f"{folder}: {_holder(note)} has ended without a word; going on from there")
+        write_json(note, _who())
         yield
-        note.unlink(missing_ok=True)
-    finally: lock.release()
+    finally:
+        try: note.unlink(missing_ok=True)
+        finally: lock.release()
 
 # %% ../nbs/workshop/03_files.ipynb #e78fa788
+def _who():
+    "What the note says: this process."
+    now = f'{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC'
+    return dict(pid=os.getpid(), host=socket.gethostname(), since=now)
+
 def _holder(note):
     "Who wrote the note."
     try: r = read_object(note, 10_000)

@@ -8,6 +8,7 @@ __all__ = ['Watch', 'Film']
 # %% ../nbs/workshop/27_films.ipynb #01c1ca79
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +38,9 @@ class Watch:
             row -= len(batch[0][1])
         raise IndexError("there is no picture of this number")
 
-# %% ../nbs/workshop/27_films.ipynb #7d6dcc12
-_HEAT = torch.tensor([[10, 8, 40], [90, 20, 110], [200, 60, 80], [250, 150, 30], [252, 250, 190]]) / 255.  # from unsure to sure
+# %% ../nbs/workshop/27_films.ipynb #466c96ef
+# colours from unsure to sure
+_HEAT = torch.tensor([[10, 8, 40], [90, 20, 110], [200, 60, 80], [250, 150, 30], [252, 250, 190]]) / 255.
 
 
 def _heat(p):
@@ -47,7 +49,7 @@ def _heat(p):
     i = x.long().clamp(max=len(_HEAT) - 2)
     return (torch.lerp(_HEAT[i], _HEAT[i + 1], (x - i)[:, None]) * 255).round().byte()
 
-
+# %% ../nbs/workshop/27_films.ipynb #51316fb1
 @torch.no_grad()
 def _so_far(tokenizer, tokens, batch_size=8):
     "Pictures (B, 3, H, W) of grids in which some tokens are still masked: grey there."
@@ -60,7 +62,7 @@ def _so_far(tokenizer, tokens, batch_size=8):
         out.append(im * (1 - 0.85 * veil) - 0.2 * veil)
     return torch.cat(out).cpu()
 
-
+# %% ../nbs/workshop/27_films.ipynb #e596f7d4
 def _frame(picture, tokens, sure, grid, title):
     "Picture, tokens and confidence below each other, with a title."
     (h, w), side = grid, max(128, picture.shape[-1])
@@ -72,7 +74,7 @@ def _frame(picture, tokens, sure, grid, title):
     ImageDraw.Draw(frame).text((1, 1), title, fill='black')
     return frame
 
-
+# %% ../nbs/workshop/27_films.ipynb #1c3f1d19
 class Film(list):
     "Frames of a drawing in the making (PIL images), one for each step; `drawn` is what came out."
     def __init__(self,
@@ -81,36 +83,40 @@ class Film(list):
         drawn: PipelineOutput | None = None,
     ):
         grid, K = pipe.tokenizer.grid, pipe.denoiser.K
-        said = lambda t, x, p: dict(t=t, masked=int((x == K).sum()), confidence=p.mean().item())
-        self.drawn, self.steps = drawn, [said(*step) for step in heard]
+        self.drawn, self.steps = drawn, []
+        for t, x, p in heard: self.steps.append(dict(t=t, masked=int((x == K).sum()), confidence=p.mean().item()))
         pictures = _so_far(pipe.tokenizer, torch.stack([x for _, x, _ in heard]))
         for s, (t, x, p), picture in zip(self.steps, heard, pictures):
             self.append(_frame(picture, token_colors(x, K), _heat(p), grid, f"t={t}  {s['masked']} masked"))
 
-    def strip(self,
-        n: int = 8,  # frames at most, evenly chosen; the first and the last are among them
-    ) -> Image.Image:
-        "Frames side by side. Raises ValueError for fewer than two."
-        if n < 2: raise ValueError(f"a strip has at least two frames, got {n!r}")
-        k = min(n, len(self))
-        return image_grid([self[round(i * (len(self) - 1) / max(1, k - 1))] for i in range(k)], cols=k, pad=4)
+# %% ../nbs/workshop/27_films.ipynb #f7207584
+@patch
+def strip(self: Film,
+    n: int = 8,  # frames at most, evenly chosen; the first and the last are among them
+) -> Image.Image:
+    "Frames side by side. Raises ValueError for fewer than two."
+    if n < 2: raise ValueError(f"a strip has at least two frames, got {n!r}")
+    k = min(n, len(self))
+    return image_grid([self[round(i * (len(self) - 1) / max(1, k - 1))] for i in range(k)], cols=k, pad=4)
 
-    def save(self,
-        path: str | Path,  # .gif, .png (APNG) or .webp
-        seconds: float = 4.0,  # how long it runs; the last frame stays for two more
-    ) -> None:
-        "Save as an animation that repeats. Raises ValueError for another ending, OSError when it cannot be written."
-        path, kinds = Path(path), {'.gif': 'GIF', '.png': 'PNG', '.webp': 'WEBP'}
-        if path.suffix.lower() not in kinds:
-            raise ValueError(f"a film is saved as .gif, .png or .webp, not as {path.name!r}")
-        each = [max(20, int(1000 * seconds / len(self)))] * (len(self) - 1)
-        frames = [f.quantize(64) for f in self] if path.suffix.lower() == '.gif' else list(self)
-        film, how = BytesIO(), dict(save_all=True, duration=[*each, 2000], loop=0)
-        frames[0].save(film, kinds[path.suffix.lower()], append_images=frames[1:], **how)
-        try: _write_film(path, film.getvalue())
-        except OSError as e:
-            hint = "free some space or choose another place"
-            raise OSError(f"cannot write {path} ({e.strerror or e}); {hint}") from e
+# %% ../nbs/workshop/27_films.ipynb #cd6374ed
+@patch
+def save(self: Film,
+    path: str | Path,  # .gif, .png (APNG) or .webp
+    seconds: float = 4.0,  # how long it runs; the last frame stays for two more
+) -> None:
+    "Save as an animation that repeats. Raises ValueError for another ending, OSError when it cannot be written."
+    path, kinds = Path(path), {'.gif': 'GIF', '.png': 'PNG', '.webp': 'WEBP'}
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"a film is saved as .gif, .png or .webp, not as {path.name!r}")
+    each = [max(20, int(1000 * seconds / len(self)))] * (len(self) - 1)
+    frames = [f.quantize(64) for f in self] if path.suffix.lower() == '.gif' else list(self)
+    film, how = BytesIO(), dict(save_all=True, duration=[*each, 2000], loop=0)
+    frames[0].save(film, kinds[path.suffix.lower()], append_images=frames[1:], **how)
+    try: _write_film(path, film.getvalue())
+    except OSError as e:
+        hint = "free some space or choose another place"
+        raise OSError(f"cannot write {path} ({e.strerror or e}); {hint}") from e
 
 # %% ../nbs/workshop/27_films.ipynb #c875a1d4
 def _write_film(path, data):
@@ -122,7 +128,7 @@ def _write_film(path, data):
 @patch
 def film(self: CLIPVQDiffusion,
     prompt: str,  # one text
-    **settings,  # all that a call takes: num_inference_steps, guidance_scale, generator ...
+    **settings: Any,  # all that a call takes: num_inference_steps, guidance_scale, generator ...
 ) -> Film:  # a list of frames; `.drawn`, `.strip()`, `.save(path)`
     "Draw one picture and keep every step. Raises what a call raises, and ValueError for more than one prompt."
     if not isinstance(prompt, str): raise ValueError("a film shows one drawing: give one text")

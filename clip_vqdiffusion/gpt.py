@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['CLIPGenConfig', 'KVCache', 'CausalAttention', 'GPTBlock', 'CLIPGen', 'straight_through', 'soft_decode',
-           'embedding_loss', 'fit_config', 'check_parts', 'check_knobs']
+           'embedding_loss', 'fit_config', 'check_parts', 'check_knobs', 'predictions', 'time_both', 'random_clip_gen',
+           'check_ranges']
 
 # %% ../nbs/workshop/12_gpt.ipynb #c5f40cec
-import math
-from dataclasses import dataclass, replace
+import math, time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +21,9 @@ from torch import Tensor, nn
 
 from .clip import preprocess
 from .files import load_model, save_model
+from .guidance import guide
 from .losses import frozen
+from .rows import fit_to_rows, same_origin
 
 # %% ../nbs/workshop/12_gpt.ipynb #dacf14db
 @dataclass(frozen=True)
@@ -158,12 +162,12 @@ def _init_as_gpt2(model, depth):
 # %% ../nbs/workshop/12_gpt.ipynb #691808bd
 @patch
 def _check(self: CLIPGen, tokens, cache):
-    "How many positions the cache holds; ValueError for tokens this model cannot read."
+    "How many positions the cache holds; ValueError for tokens this model cannot read (their range: on the CPU only)."
     if tokens.ndim != 2 or tokens.shape[1] >= self.N:
         raise ValueError(
             f"this model writes grids of {self.grid[0]}x{self.grid[1]}: it reads (B, n) tokens with n from 0 to"
             f" {self.N - 1}, and the last one is only predicted; got {tuple(tokens.shape)}")
-    look = tokens.numel() and not torch.compiler.is_compiling()
+    look = tokens.is_cpu and tokens.numel() and not torch.compiler.is_compiling()    # a GPU would have to wait
     if look and not ((0 <= tokens) & (tokens < self.K)).all():
         raise ValueError(f"tokens must lie in 0..{self.K - 1}, got {tokens.min().item()}..{tokens.max().item()}:"
                          " use the tokenizer it was trained with")
@@ -197,7 +201,7 @@ def null(self: CLIPGen,
                          " guidance_scale at 1, or train with null=True and null_drop above 0")
     return F.normalize(self.null_embedding, dim=-1).expand(B, -1)
 
-
+# %% ../nbs/workshop/12_gpt.ipynb #e9c3e86d
 @patch(as_prop=True)
 def num_params(self: CLIPGen) -> int:
     "Number of parameters."
@@ -234,7 +238,7 @@ def straight_through(
     p = logits.softmax(-1)
     return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(p) + p - p.detach()
 
-
+# %% ../nbs/workshop/12_gpt.ipynb #978159a3
 def soft_decode(
     tokenizer,  # a `Tokenizer`, in eval mode
     y: Tensor,  # weights of the codes at every position (B, N, K)
@@ -266,39 +270,13 @@ def fit_config(
     start: CLIPGen | None = None,  # weights to begin from
 ) -> CLIPGenConfig:  # with the fingerprints of tokenizer and CLIP
     "The configuration for these data. Raises ValueError where something does not belong together."
-    N, D = _token_sizes(encoded)
-    K, grid = getattr(encoded, 'K', None), getattr(encoded, 'grid', (math.isqrt(N), math.isqrt(N)))
     if cfg is None and start is not None: cfg = start.cfg
-    if cfg is None: cfg = CLIPGenConfig.preset('tiny', grid=grid, clip_dim=D, K=K or 512)
-    if N != math.prod(cfg.grid) or D != cfg.clip_dim or (K or cfg.K) != cfg.K:
-        raise ValueError(
-            f"the data have {N} tokens of {K or '?'} codes and embeddings of width {D}; CLIP-GEN is configured for"
-            f" a {cfg.grid[0]}x{cfg.grid[1]} grid of {cfg.K} codes and width {cfg.clip_dim}: make them agree")
+    cfg = fit_to_rows(encoded, cfg, CLIPGenConfig.preset, 'this CLIP-GEN')
     if null_drop and not cfg.null:
         raise ValueError("null_drop replaces conditions by the null embedding, and this configuration has none:"
                          " set null=True, or null_drop=0")
-    ids = {k: getattr(encoded, k, '') for k in ('tokenizer_id', 'clip_id')}
-    if start is not None: _check_ids(start.cfg, ids)
-    return replace(cfg, **ids)
-
-# %% ../nbs/workshop/12_gpt.ipynb #6d583225
-def _token_sizes(encoded):
-    "N tokens and width D of the embeddings in the first item; ValueError for data of another kind."
-    if not len(encoded): raise ValueError("there is nothing to train on: the data are empty")
-    first = encoded[0]
-    if set(first) != {'tokens', 'embedding'}:
-        raise ValueError(f"CLIP-GEN is trained on tokens and embeddings alone, these items have"
-                         f" {', '.join(sorted(first))}: make them with encode_dataset")
-    return len(first['tokens']), len(first['embedding'])
-
-
-def _check_ids(cfg, ids):
-    "ValueError when a model that was trained before meets tokens or embeddings of another origin."
-    for what, key in (('tokenizer', 'tokenizer_id'), ('CLIP', 'clip_id')):
-        before, now = getattr(cfg, key), ids[key]
-        if before and now and before != now:
-            raise ValueError(f"these data were encoded with another {what} than the one this CLIP-GEN was trained with"
-                             f" (fingerprint {now}, it knows {before}): encode the images with that one")
+    if start is not None: same_origin(start.cfg, encoded, 'this CLIP-GEN')
+    return cfg
 
 # %% ../nbs/workshop/12_gpt.ipynb #355386c0
 def check_parts(
@@ -320,7 +298,7 @@ def _number(name, value, ok, what):
     if not math.isfinite(number) or not ok(number): raise ValueError(f"{name} must be {what}, not {value!r}.")
     return number
 
-
+# %% ../nbs/workshop/12_gpt.ipynb #f7932ca3
 def check_knobs(
     K: int,  # number of codes
     temperature,  # above 0
@@ -329,13 +307,70 @@ def check_knobs(
     guidance_scale,  # at least 0
 ) -> tuple:  # temperature, top_p, guidance_scale as floats
     "The numbers of `sample_clip_gen`. Raises ValueError for one out of range."
-    knobs = (
-        _number('temperature', temperature, lambda x: x > 0,
-                'a finite number above 0 (for the likeliest code always, take top_k=1)'),
-        _number('top_p', top_p, lambda x: 0 < x <= 1, 'a number above 0 and at most 1'),
-        _number('guidance_scale', guidance_scale, lambda x: x >= 0, 'a finite number of at least 0'))
+    above = 'a finite number above 0 (for the likeliest code always, take top_k=1)'
+    temperature = _number('temperature', temperature, lambda x: x > 0, above)
+    top_p = _number('top_p', top_p, lambda x: 0 < x <= 1, 'a number above 0 and at most 1')
+    scale = _number('guidance_scale', guidance_scale, lambda x: x >= 0, 'a finite number of at least 0')
     whole = isinstance(top_k, int) and not isinstance(top_k, bool)
     if top_k is not None and not (whole and 1 <= top_k <= K):
         raise ValueError(f"top_k must be a whole number from 1 to {K}, the number of codes,"
                          f" or None for all of them, not {top_k!r}.")
-    return knobs
+    return temperature, top_p, scale
+
+# %% ../nbs/workshop/12_gpt.ipynb #66f5ade2
+def predictions(model, c, tokens, scale, cache, progress):
+    "Yields (n, logits (B, K)) for one position after the other; the caller writes `tokens[:, n]` in between."
+    if not isinstance(c, Tensor) or c.dim() != 2:
+        got = tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__
+        raise ValueError(f"c must be a tensor of embeddings of shape (B, D), not {got}.")
+    c, guided = c.to(model.head.weight), abs(scale - 1) >= 1e-3
+    if guided: c = torch.cat([model.null(len(c)).to(c), c])                         # (2B, D)
+    memory, steps = KVCache(model.cfg, len(c), model.head.weight) if cache else None, range(model.N)
+    if progress:
+        from tqdm.auto import tqdm
+        steps = tqdm(steps, desc='writing')
+    for n in steps:
+        logits = model(tokens[:, :n].repeat(1 + guided, 1), c, memory)[:, -1].float()
+        yield n, guide(*logits.log_softmax(-1).chunk(2), scale) if guided else logits
+
+# %% ../nbs/workshop/12_gpt.ipynb #947bd6ac
+def time_both(
+    model: CLIPGen,  # in eval mode
+    c: Tensor,  # embeddings (B, D)
+    draw: Callable,  # draw(model, c, generator=, cache=) -> tokens
+    seed: int,  # of the draws
+    say: Callable,  # told what is being done
+) -> dict:  # seconds cached and uncached, their ratio, and the share of tokens on which the two agree
+    "Draw with and without the cache, once each, after a warm-up of four tokens."
+    with torch.inference_mode(): model(torch.zeros(len(c), min(4, model.N - 1), dtype=torch.long), c)
+    drawn, seconds = {}, {}
+    for name in ('cached', 'uncached'):
+        start, g = time.perf_counter(), torch.Generator().manual_seed(seed)
+        drawn[name] = draw(model, c, generator=g, cache=name == 'cached')
+        seconds[name] = time.perf_counter() - start
+        say(f"{name}: {seconds[name]:.1f} s, {1000 * seconds[name] / model.N:.0f} ms a token")
+    agree = (drawn['cached'] == drawn['uncached']).float().mean().item()
+    return dict(seconds, factor=seconds['uncached'] / seconds['cached'], agree=agree)
+
+# %% ../nbs/workshop/12_gpt.ipynb #39819ed0
+def random_clip_gen(
+    cfg: CLIPGenConfig,
+    batch: int,  # rows of embeddings
+    seed: int,
+) -> tuple:  # a model in eval mode, and embeddings (batch, D)
+    "Something to measure the speed of; it does not depend on the weights. torch's own generator stays as it is."
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = CLIPGen(cfg).eval()
+        return model, F.normalize(torch.randn(batch, cfg.clip_dim), dim=-1)
+
+
+def check_ranges(
+    training,  # alpha, null_drop, embedding_weight, embedding_fraction
+):
+    "Raises ValueError for values that no training of a CLIP-GEN can have."
+    t = training
+    ok = dict(alpha=t.alpha >= 0, null_drop=0 <= t.null_drop <= 1)
+    ok |= dict(embedding_weight=t.embedding_weight >= 0, embedding_fraction=0 < t.embedding_fraction <= 1)
+    for name, fine in ok.items():
+        if not fine: raise ValueError(f"{name} is out of range: {getattr(t, name)}")

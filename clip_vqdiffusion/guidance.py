@@ -9,6 +9,8 @@ __all__ = ['GUIDANCE', 'strided_timesteps', 'guide', 'truncate']
 import torch
 from torch import Tensor
 
+from .arguments import _check_steps
+
 # %% ../nbs/09_guidance.ipynb #de2791b8
 def strided_timesteps(
     T: int,                           # where to begin: the number of steps of training, to begin with all masks
@@ -16,20 +18,16 @@ def strided_timesteps(
 ) -> list[int]:  # num_inference_steps + 1 falling timesteps from T to 0
     "Where sampling stops from T to 0, evenly spread. Raises ValueError unless num_inference_steps is in 1..T."
     n = T if num_inference_steps is None else num_inference_steps
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= T:
-        raise ValueError(
-            f"num_inference_steps must be a whole number from 1 to {T}, the number of steps the model was trained"
-            f" with, not {n!r}."
-        )
+    _check_steps(n, T)
     return [(2*T*i + n)//(2*n) for i in range(n, -1, -1)]
 
 # %% ../nbs/09_guidance.ipynb #f18d6384
 def guide(
     logp_null: Tensor,  # log-probabilities without the condition (B, N, K)
     logp_c: Tensor,     # log-probabilities with it (B, N, K)
-    scale: float,       # 0: condition ignored, 1: as trained, above 1: follows the condition more strictly
+    scale: float,       # 0: condition ignored, 1: as trained, above 1: the condition counts more
 ) -> Tensor:            # log-probabilities (B, N, K), normalised
-    "Classifier-free guidance (2205.16007). Log-probabilities are cut off at -70, so that impossible codes give no NaN."
+    "Classifier-free guidance (2205.16007). Log-probabilities end at -70, so that impossible codes give no NaN."
     logp_null, logp_c = logp_null.clamp(min=-70), logp_c.clamp(min=-70)
     return torch.lerp(logp_null, logp_c, scale).log_softmax(-1)
 

@@ -108,7 +108,7 @@ class TokenizerTraining:
     "How a tokenizer is trained, beside what `LoopConfig` says. Raises ValueError for settings no training can have."
     l1: float = 1.0                     # weight of the absolute pixel error
     l2: float = 2.0                     # weight of the squared pixel error
-    perceptual: str = 'auto'            # 'lpips', 'clip', 'none', or 'auto': LPIPS where its weights exist, else the CLIP
+    perceptual: str = 'auto'            # 'lpips', 'clip', 'none'; 'auto': LPIPS where its weights exist, else the CLIP
                                         # unless it looks at more than twice as many pixels a side (slow), else none
     perceptual_weight: float = 0.2      # its weight
     perceptual_fraction: float = 0.25   # of each batch goes through the perceptual network

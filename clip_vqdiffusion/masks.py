@@ -6,12 +6,16 @@
 __all__ = ['PARTS', 'read_mask']
 
 # %% ../nbs/workshop/26_masks.ipynb #acddd018
+import hashlib
+
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageOps
 
 # %% ../nbs/workshop/26_masks.ipynb #35a39c3d
-PARTS = dict(upper=(0, 0, 1, .5), lower=(0, .5, 1, 1), left=(0, 0, .5, 1), right=(.5, 0, 1, 1))  # x0, y0, x1, y1 of the square
+PARTS = dict(upper=(0, 0, 1, .5), lower=(0, .5, 1, 1),  # x0, y0, x1, y1 of the square
+             left=(0, 0, .5, 1), right=(.5, 0, 1, 1))
 
 
 def _upright(image):
@@ -57,14 +61,13 @@ def _opaque(mask):
 
 # %% ../nbs/workshop/26_masks.ipynb #6c094953
 def read_mask(
-    mask,  # PIL image (white = repaint) or bool array (H, W) of the image's size; a box in its pixels; or a key of PARTS
+    mask,  # PIL image (white = repaint), bool array (H, W), box in the image's pixels, or a key of PARTS
     image: Image.Image,  # what it belongs to
     size: int,  # pixels of the model's square
 ) -> Image.Image:  # mode L, size x size, 255 = repaint, 0 = keep
     """A mask as the model sees its image: the same centre square, the same size.
 
-    Raises TypeError for what is no mask, ValueError for one that does not fit its image, has transparent parts, or
-    changes nothing."""
+    Raises TypeError for what is no mask, ValueError for one that does not fit, is transparent or changes nothing."""
     if isinstance(mask, str):
         if mask in PARTS: return _filled((size, size), [round(v * size) for v in PARTS[mask]])
         raise ValueError(f"there is no part {mask!r}: choose one of {', '.join(PARTS)}, or give a box or a mask")
@@ -76,7 +79,7 @@ def read_mask(
         raise ValueError(f"the mask has {mask.size[0]}x{mask.size[1]} pixels, its image {w}x{h}: they must agree")
     return _square_mask(mask.convert('L'), size)
 
-
+# %% ../nbs/workshop/26_masks.ipynb #9e2d2414
 def _square_mask(mask, size):
     "Its centre square in black and white, resized. Raises ValueError when nothing is white in it."
     (w, h), s = mask.size, min(mask.size)
@@ -85,3 +88,19 @@ def _square_mask(mask, size):
     if not m.getbbox():
         raise ValueError("the mask is black everywhere in the image's centre square: there is nothing to repaint")
     return m
+
+# %% ../nbs/workshop/26_masks.ipynb #b3ee510a
+def _cells(mask, grid):
+    "Which cells (N,) of a grid (h, w) a mask touches."
+    white = torch.from_numpy(np.array(mask)) > 0
+    return rearrange(white, '(h a) (w b) -> (h w) (a b)', h=grid[0], w=grid[1]).any(1)
+
+
+def _hash(image): return hashlib.sha256(image.tobytes()).hexdigest()[:16]
+
+
+def _told(mask, m):
+    "What a record says of a mask; m: what `read_mask` made of it."
+    if isinstance(mask, tuple): return list(mask)
+    if isinstance(mask, (str, list)): return mask
+    return dict(file=str(getattr(mask, 'filename', '') or '') or None, sha256=_hash(m))

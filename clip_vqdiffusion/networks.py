@@ -41,7 +41,7 @@ class TokenizerConfig:
     image_size: int = 256            # pixels, square
     patch: int = 1                   # pixels are first folded into channels in patches of this side; 1 = the paper
     channels: int = 128              # at the highest resolution
-    channel_mult: tuple = (1, 1, 2, 2, 4)  # channels of each level, as multiples; each level but the last halves the side
+    channel_mult: tuple = (1, 1, 2, 2, 4)  # channels of each level, as multiples; all but the last halve the side
     res_blocks: int = 2              # per level in the encoder; the decoder has one more
     attention: tuple = (16,)         # sides of the grids at which self-attention is used
     z_channels: int = 256            # of the encoder's last and the decoder's first layer

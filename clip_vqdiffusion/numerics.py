@@ -80,6 +80,12 @@ def _rand(shape, like: Tensor, generator=None, dtype=torch.float64) -> Tensor:
     device = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=device, dtype=dtype).to(like.device)
 
+# %% ../nbs/workshop/21_numerics.ipynb #cedbeead
+def _randn(like: Tensor, generator=None) -> Tensor:
+    "Normal numbers of like's shape, device and dtype. Drawn in float32 where the generator lives."
+    device = like.device if generator is None else generator.device
+    return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like)
+
 # %% ../nbs/workshop/21_numerics.ipynb #765229d0
 def _inverse_cdf(
     p: Tensor,  # weights (..., K), not negative, with a positive sum

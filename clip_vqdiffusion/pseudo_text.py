@@ -12,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import _number
+from .numerics import _randn
+from .wide_gap import widen_gap
+_all_ = ['widen_gap']
+
 # %% ../nbs/08_pseudo_text.ipynb #91bb0455
+def _mean_cosine(a, b):
+    "Mean over all pairs of a row of a and another row of b."
+    other = ~torch.eye(len(a), dtype=torch.bool, device=a.device)
+    return (a @ b.T)[other].mean().item()
+
+# %% ../nbs/08_pseudo_text.ipynb #ffab0c2c
 def modality_gap(
     u: Tensor,  # image embeddings (n, D), unit norm
     v: Tensor,  # embeddings of their texts (n, D), unit norm
@@ -22,11 +33,9 @@ def modality_gap(
     Raises ValueError unless both have one shape (n, D) and n is at least 2."""
     if u.shape != v.shape or u.ndim != 2 or len(u) < 2:
         raise ValueError(f'u and v must both be (n, D) with n at least 2, not {tuple(u.shape)} and {tuple(v.shape)}.')
-    other = ~torch.eye(len(u), dtype=torch.bool, device=u.device)
-    def mean(a, b): return (a @ b.T)[other].mean().item()
     return dict(
-        own_pair=(u*v).sum(-1).mean().item(), other_pair=mean(u, v), image_image=mean(u, u), text_text=mean(v, v),
-        distance=(u.mean(0) - v.mean(0)).norm().item()
+        own_pair=(u*v).sum(-1).mean().item(), other_pair=_mean_cosine(u, v),
+        image_image=_mean_cosine(u, u), text_text=_mean_cosine(v, v), distance=(u.mean(0) - v.mean(0)).norm().item()
     )
 
 # %% ../nbs/08_pseudo_text.ipynb #88744005
@@ -38,64 +47,14 @@ def pseudo_text(
     """Image embeddings with noise of fixed length in a random direction, normalised again.
 
     CLIP-VQDiffusion (2403.14944, section 3.2). Raises ValueError for a negative or non-finite alpha."""
-    if not (math.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f'alpha must be 0 or a positive number, not {alpha}.')
-    device = generator.device if generator is not None else c.device
-    n = torch.randn(c.shape, generator=generator, device=device, dtype=torch.float32).to(c)
+    alpha = _number('alpha', alpha, lambda a: a >= 0, '0 or a positive number')
+    n = _randn(c, generator)
     return F.normalize(c + alpha*F.normalize(n, dim=-1), dim=-1)
 
 # %% ../nbs/08_pseudo_text.ipynb #47c1906e
 def alpha_for_cosine(
     cos: float,  # wanted mean cosine between an image embedding and its pseudo text, in (0, 1]
 ) -> float:      # alpha
-    "Inverse of cos = 1/sqrt(1 + alpha^2), which holds in many dimensions. Raises ValueError for a cosine out of range."
+    "Inverse of cos = 1/sqrt(1 + alpha^2), good in many dimensions. Raises ValueError for a cosine out of range."
     if not 0 < cos <= 1: raise ValueError(f'the cosine must be in (0, 1], not {cos}.')
     return math.sqrt(1/cos**2 - 1)
-
-# %% ../nbs/08_pseudo_text.ipynb #c16b890e
-def _check_gap(u, v, own_pair, distance):
-    if u.shape != v.shape or u.ndim != 2:
-        raise ValueError(
-            f'images and texts must come in pairs, both (n, D); got {tuple(u.shape)} and {tuple(v.shape)}.'
-        )
-    if not (0 < own_pair < 1 and 0 < distance < 2):
-        raise ValueError(
-            'own_pair must lie between 0 and 1 and distance between 0 and 2, '
-            f'got {own_pair} and {distance}.'
-        )
-
-# %% ../nbs/08_pseudo_text.ipynb #37388478
-def _fit_gap(u, v, e, own_pair, distance):
-    "The noisy texts and gamma^2: beta and gamma are solved for in turn."
-    beta = 0.
-    for _ in range(50):
-        noisy = F.normalize(v + beta*e, dim=-1)
-        k, delta2 = (u*noisy).sum(-1).mean().item(), (u.mean(0) - noisy.mean(0)).square().sum().item()
-        gamma2 = (distance**2 - delta2)/(4 - distance**2)
-        want = own_pair*(1 + gamma2) + gamma2                      # cosine before the offset
-        if gamma2 < 0 or want <= 0 or want > (u*v).sum(-1).mean():
-            raise ValueError(
-                f'own-pair cosine {own_pair} at distance {distance} cannot be reached by widening: '
-                'the gap is wider already.'
-            )
-        beta = math.sqrt(max((1 + beta**2)*(k/want)**2 - 1, 0.))
-    return noisy, gamma2
-
-# %% ../nbs/08_pseudo_text.ipynb #8618542e
-def widen_gap(
-    u: Tensor,               # image embeddings (n, D), unit norm
-    v: Tensor,               # embeddings of their texts (n, D), unit norm
-    own_pair: float = 0.3,   # wanted mean cosine of an image and its text
-    distance: float = 0.8,   # wanted distance of the centroids, below 2
-    generator: torch.Generator = None,  # for the texts' noise
-) -> tuple:                  # images (n, D), texts (n, D), both unit norm, and the direction m (D,) between them
-    """Embeddings pulled apart until they have the gap of a web CLIP; for study only.
-
-    Raises ValueError for numbers out of range, or when the gap is wider than wanted already."""
-    _check_gap(u, v, own_pair, distance)
-    m = torch.linalg.svd(torch.cat([u, v]))[2][-1]                        # least used direction
-    u, v = (F.normalize(x - (x @ m)[:, None]*m, dim=-1) for x in (u, v))
-    e = torch.randn(v.shape, generator=generator).to(v)
-    e = F.normalize(e - (e @ m)[:, None]*m, dim=-1)
-    noisy, gamma2 = _fit_gap(u, v, e, own_pair, distance)
-    return F.normalize(u + gamma2**.5*m, dim=-1), F.normalize(noisy - gamma2**.5*m, dim=-1), m

@@ -6,53 +6,103 @@
 __all__ = []
 
 # %% ../nbs/workshop/28_redraw.ipynb #388bf7a7
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastcore.basics import patch
+from PIL import Image
 
-from .masks import read_mask
+from .clip import embed_texts
+from .data import _square
+from .masks import _hash, read_mask
 from .pipeline import CLIPVQDiffusion, PipelineOutput, open_picture, picture_info
 
-# %% ../nbs/workshop/28_redraw.ipynb #697db5b1
+# %% ../nbs/workshop/28_redraw.ipynb #272d50b5
+@patch
+def _small(self: CLIPVQDiffusion, image):
+    "A picture as this model sees it, and what a record says of it: its file and a hash of the pixels that are used."
+    if not isinstance(image, Image.Image):
+        kind = type(image).__name__
+        raise TypeError(f"the image must be a PIL image, got {kind}: open the file with PIL.Image.open")
+    self._need('tokenizer', 'to turn pictures into tokens')
+    small = _square(image.copy(), self.tokenizer.cfg.image_size)  # the copy, because `_square` may shrink a JPEG in place
+    file = getattr(image, 'filename', '')
+    return small, dict(file=str(file) if file else None, sha256=_hash(small))
+
+# %% ../nbs/workshop/28_redraw.ipynb #241c946e
+@patch
+def _condition(self: CLIPVQDiffusion, what):
+    "The embedding (1, D) of a text or a picture, and what a record says of it."
+    if isinstance(what, str):
+        self._need('clip', 'to read a text')
+        return embed_texts(self.clip, what).to(self.device), what
+    small, source = self._small(what)
+    self._need('clip', 'to look at a picture')
+    return self._embed([small]).to(self.device), source
+
+# %% ../nbs/workshop/28_redraw.ipynb #fba2119b
+@patch
+def _begins(self: CLIPVQDiffusion, verb):
+    "Raises ValueError where the model cannot begin from a picture."
+    if self.edits: return
+    what = self.called if self.part != 'denoiser' else 'sampler of the release'
+    hint = "it needs a denoiser, so choose another model (generate and interpolate work with this one)"
+    raise ValueError(f"{verb} begins with a picture's tokens, which a {what} cannot: {hint}")
+
+# %% ../nbs/workshop/28_redraw.ipynb #84db59fa
+def _how(num_images, generator, progress, callback):
+    "The arguments that all verbs share. Raises ValueError when there is nothing to draw."
+    if isinstance(num_images, bool) or not isinstance(num_images, int) or num_images < 1:
+        raise ValueError(f"num_images must be a whole number from 1 on, got {num_images!r}")
+    return dict(num_images=num_images, generator=generator, progress=progress, callback=callback)
+
+
+def _batches(n, size=64): return [min(size, n - i) for i in range(0, n, size)]
+
+# %% ../nbs/workshop/28_redraw.ipynb #e3ecbb4a
+def _check_edit(source_text, target_text, amount, strength):
+    "Raise ValueError for what `edit` cannot do."
+    def number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
+    if source_text == target_text:
+        raise ValueError(f"both texts are {source_text!r}: they must differ in what shall change")
+    if not number(amount) or not 0 < amount < float('inf'):
+        raise ValueError(f"amount must be a positive number, got {amount!r}")
+    if not number(strength) or not 0 < strength <= 1:
+        raise ValueError(f"strength must be a number above 0 and at most 1, got {strength!r}")
+
+
+def _check_way(n):
+    "Raise ValueError for a way without two ends."
+    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        raise ValueError(f"n counts the pictures with both ends, so it must be a whole number from 2 on, got {n!r}")
+
+# %% ../nbs/workshop/28_redraw.ipynb #6a39480d
 def _find_source(source, near, what):
     "The file of a picture that went into a call."
     if source['file'] is None:
         hint = "was not read from a file, so it cannot be found again"
         raise ValueError(f"the {what} that this picture was made from {hint}")
-    for path in (Path(source['file']), near / Path(source['file']).name):
+    for path in (near / Path(source['file']).name, Path(source['file'])):
         if path.is_file(): return open_picture(path)
-    gone = f"there is no {source['file']}, and no {Path(source['file']).name} in {near}"
-    raise FileNotFoundError(f"the {what} that this picture was made from is gone: {gone}")
+    gone = f"there is no {Path(source['file']).name} in {near}, nor in this folder"
+    raise FileNotFoundError(
+        f"the {what} that this picture was made from is gone: {gone}; name its folder (near=, in the shell --source)"
+    )
+
+# %% ../nbs/workshop/28_redraw.ipynb #def0c1e5
+_VERBS = ('generate', 'vary', 'inpaint', 'interpolate', 'edit')
 
 
 @patch
-def redraw(self: CLIPVQDiffusion,
-    picture: str | Path | dict,  # a PNG that was drawn with this model, or its record
-    near: str | Path | None = None,  # folder to look in for pictures that went in; default: the PNG's
-    any_model: bool = False,  # also where the model is another
-    seed: int | None = None,  # another seed; None: the same
-    progress: bool = False,  # show a bar
-    callback=None,  # see `sample`
-    **settings,  # other settings than the record's
-) -> PipelineOutput:  # one image
-    """A picture again, as its record says; on the same machine bit for bit.
-
-    Raises ValueError when the model is another, the call cannot be repeated, or a picture that went in has changed; FileNotFoundError when one is gone."""
-    record = picture if isinstance(picture, dict) else picture_info(picture)
-    near = Path(near or ('.' if isinstance(picture, dict) else Path(picture).parent))
-    name = 'this picture' if isinstance(picture, dict) else str(picture)
-    if record['verb'] not in _VERBS:
-        raise ValueError(f"{name} was made by {record['verb']!r}, which is no way of drawing that this version knows")
+def _verb(self: CLIPVQDiffusion, name, record, any_model):
+    "What drew a picture. Raises ValueError for an unknown verb or another model."
+    verb = record['verb']
+    if verb not in _VERBS:
+        raise ValueError(f"{name} was made by {verb!r}, which is no way of drawing that this version knows")
     if record['model_hash'] != self.model_hash and not any_model: raise ValueError(self._other_model(name, record))
-    verb = self if record['verb'] == 'generate' else getattr(self, record['verb'])
-    also = dict(progress=progress, callback=callback)
-    try: return self._again(record, verb, near, record['seed'] if seed is None else seed, name, settings, also)
-    except KeyError as e: raise ValueError(f"what {name} says of how it was made is damaged: {e} is missing") from e
-
-
-_VERBS = ('generate', 'vary', 'inpaint', 'interpolate', 'edit')
+    return self if verb == 'generate' else getattr(self, verb)
 
 
 @patch
@@ -64,7 +114,29 @@ def _other_model(self: CLIPVQDiffusion, name, record):
         f" {self.model_hash}; {hint}"
     )
 
-# %% ../nbs/workshop/28_redraw.ipynb #271e44e9
+# %% ../nbs/workshop/28_redraw.ipynb #edc068de
+@patch
+def redraw(self: CLIPVQDiffusion,
+    picture: str | Path | dict[str, Any],  # a PNG that was drawn with this model, or its record
+    near: str | Path | None = None,  # folder to look in for pictures that went in; default: the PNG's
+    any_model: bool = False,  # also where the model is another
+    seed: int | None = None,  # another seed; None: the same
+    progress: bool = False,  # show a bar
+    callback: Callable[..., Any] | None = None,  # see `sample`
+    **settings: Any,  # other settings than the record's
+) -> PipelineOutput:  # one image
+    """A picture again, as its record says; on the same machine bit for bit.
+
+    Raises ValueError when the model is another, the call cannot be repeated, or a picture that went in has changed;
+    FileNotFoundError when one is gone."""
+    record = picture if isinstance(picture, dict) else picture_info(picture)
+    near = Path(near or ('.' if isinstance(picture, dict) else Path(picture).parent))
+    name = 'this picture' if isinstance(picture, dict) else str(picture)
+    verb, also = self._verb(name, record, any_model), dict(progress=progress, callback=callback)
+    try: return self._again(record, verb, near, record['seed'] if seed is None else seed, name, settings, also)
+    except KeyError as e: raise ValueError(f"what {name} says of how it was made is damaged: {e} is missing") from e
+
+# %% ../nbs/workshop/28_redraw.ipynb #5022d5e0
 @patch
 def _again(self: CLIPVQDiffusion, record, verb, near, seed, name, settings, also):
     "The call of a record, made once more; its picture."
@@ -75,14 +147,15 @@ def _again(self: CLIPVQDiffusion, record, verb, near, seed, name, settings, also
     try: drawn = verb(**arguments, generator=torch.Generator(device).manual_seed(seed), **how, **also)
     finally: torch.set_num_threads(threads)
     call = {**drawn.call, 'arguments': record['arguments'], 'threads': record['threads'], 'index': i}
-    one = lambda x: [x[i]]
-    return PipelineOutput(one(drawn.images), one(drawn.prompts), one(drawn.scores), drawn.tokens[i:i + 1], call, one(drawn.rows))
+    images, prompts, scores, rows = ([x[i]] for x in (drawn.images, drawn.prompts, drawn.scores, drawn.rows))
+    return PipelineOutput(images, prompts, scores, drawn.tokens[i:i + 1], call, rows)
 
-
+# %% ../nbs/workshop/28_redraw.ipynb #fcd25f16
 @patch
 def _arguments(self: CLIPVQDiffusion, record, near, name, seed):
     "The arguments of a record's call, with the pictures that went in. Raises ValueError for a call nobody can repeat."
     arguments = dict(record['arguments'])
+    if record['verb'] == 'interpolate': arguments.setdefault('steady', 0)  # as it was before there was a choice
     if seed is None:
         why = "its random numbers came from a generator that had been used before; give another seed"
         raise ValueError(f"{name} cannot be repeated: {why}")
@@ -92,12 +165,12 @@ def _arguments(self: CLIPVQDiffusion, record, near, name, seed):
         if isinstance(v, dict): arguments[k] = self._source(k, v, arguments, near, name)
     return arguments
 
-
+# %% ../nbs/workshop/28_redraw.ipynb #1cb42bc5
 @patch
 def _source(self: CLIPVQDiffusion, k, v, arguments, near, name):
     "A picture that went into the call, if it is still the same. Raises ValueError or FileNotFoundError."
     found = _find_source(v, near, k if k in ('image', 'mask') else 'picture')
     size = self.tokenizer.cfg.image_size
     small = read_mask(found, arguments['image'], size) if k == 'mask' else self._small(found)[0]
-    if hashlib.sha256(small.tobytes()).hexdigest()[:16] == v['sha256']: return found
+    if _hash(small) == v['sha256']: return found
     raise ValueError(f"{found.filename} is not the picture that {name} was made from: its pixels have changed")

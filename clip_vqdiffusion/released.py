@@ -709,7 +709,7 @@ class ReleaseCompat(CLIPVQDiffusion):
         self.defaults = {
             k: v for k, v in self.defaults.items() if k in self._usual()
         }  # an imported folder may name others
-    def _draw(self, c, **kw): return released_sample(self.denoiser, c, **kw)
+    def _draw(self, c, network=None, **kw): return released_sample(network or self.denoiser, c, **kw)
     def _encode(self, images): return self.tokenizer.encode(images, sample=True)
     def _embed(self, images): return embed_images(_resized_by(self.clip, 'bilinear'), images, antialias=False)
 

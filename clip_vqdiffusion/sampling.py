@@ -14,14 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import _check_numbers, _check_tensors, _known
 from .corruption import _rand
-from .draws import TokenPrediction, _floored, _guided, _nucleus
+from .draws import TokenPrediction, _bar, _floored, _guided, _nucleus, _predictor
 from .guidance import GUIDANCE, _TIE, guide, strided_timesteps, truncate
 from .pseudo_text import pseudo_text
 
 # %% ../nbs/10_sampling.ipynb #c6c95057
 class Step(NamedTuple):
-    "One step of the walk from T to 0."
+    "One step of the walk down to 0."
     t: int         # where the tokens are
     s: int         # where they go
     done: float    # share of the steps that are done after this one, in (0, 1]
@@ -34,9 +35,9 @@ class Scheduler(NamedTuple):
     "A way from all masks to a picture."
     step: Callable   # (diffusion, xt (B, N), prediction (a `TokenPrediction`), Step) -> xs (B, N)
     stops: Callable  # (diffusion, T, n) -> n + 1 falling timesteps from T to 0
-    masks_only: bool = True  # visible tokens count as right: begin with masks alone, whatever the corruption does
+    masks_only: bool = True  # begin with masks alone, whatever the corruption does
 
-
+# %% ../nbs/10_sampling.ipynb #3d433b2e
 def _even(diffusion, T, n): return strided_timesteps(T, n)
 
 
@@ -49,7 +50,7 @@ SCHEDULERS = dict(ancestral=Scheduler(_ancestral, _even, masks_only=False))  # n
 
 # %% ../nbs/10_sampling.ipynb #933cdf31
 def _cosine(diffusion, T, n):
-    "Stops where cos(pi/2 i/n) of what is destroyed at T still is (section 3.3 of 2202.04200)."
+    "Stops at which the share cos(pi/2 i/n) of what is destroyed at T is still destroyed (section 3.3 of 2202.04200)."
     lost, stops = (1 - diffusion.alpha_bar[:T + 1]).cpu(), [T]
     for i in range(1, n):
         t = (lost - lost[T]*math.cos(math.pi/2*i/n)).abs().argmin().item()    # the nearest whole timestep
@@ -70,7 +71,7 @@ def _uncover(diffusion, xt, x0, score, now):
     place = score.clamp(min=-1e30).masked_fill(~masked, -torch.inf).argsort(1, descending=True).argsort(1)
     return torch.where(masked & (place < masked.sum(1, keepdim=True) - now.left), x0, xt)
 
-
+# %% ../nbs/10_sampling.ipynb #1015d36f
 def _confidence(diffusion, xt, prediction, now, temperature=1.):
     "Draw all, keep those of the highest probability, with annealed Gumbel noise (section 3.2 of 2202.04200)."
     x0, p, _ = prediction.draw(xt == diffusion.K)
@@ -102,18 +103,18 @@ def halton_order(
     h: int,   # rows
     w: int,   # columns
 ) -> tuple:   # h * w token numbers, in the order in which they are uncovered
-    "Cells of a grid in the order in which the points of the two-dimensional Halton sequence first meet them (2503.17076)."
+    "Cells of a grid in the order in which the points of the 2-D Halton sequence first meet them (2503.17076)."
     order, i = {}, 0
     while len(order) < h*w:
         i += 1
         order.setdefault(int(_mirrored(i, 2)*h)*w + int(_mirrored(i, 3)*w))
     return tuple(order)
 
-
+# %% ../nbs/10_sampling.ipynb #d7dd8350
 def _halton(diffusion, xt, prediction, now):
     "Uncover in the order of the Halton sequence; draws only for these."
     place = torch.tensor(halton_order(*now.grid), device=xt.device).argsort()
-    asked = _uncover(diffusion, xt, torch.full_like(xt, -1), -place.expand(xt.shape).double(), now) < 0
+    asked = _uncover(diffusion, xt, torch.full_like(xt, -1), -place.expand(xt.shape).float(), now) < 0
     return torch.where(asked, prediction.draw(asked)[0], xt)
 
 
@@ -121,7 +122,7 @@ SCHEDULERS['halton'] = Scheduler(_halton, _cosine)
 
 # %% ../nbs/10_sampling.ipynb #be829199
 def _remask_rates(diffusion, s, t, eta):
-    "Chances that a visible token is masked, and that a mask is uncovered (2503.00307, rescaled)."
+    "Chances that a visible token is masked, and that a mask is uncovered (2503.00307, with sigma = eta sigma_max)."
     a_s, a_t = diffusion.alpha_bar[s], diffusion.alpha_bar[t]
     sigma = eta*((1 - a_s)/a_t).clamp(max=1)
     return sigma, (a_s - (1 - sigma)*a_t)/(1 - a_t)
@@ -137,85 +138,18 @@ def _remask(diffusion, xt, prediction, now, eta=.2):
 
 SCHEDULERS['remask'] = Scheduler(_remask, _even)
 
-# %% ../nbs/10_sampling.ipynb #271cd9d0
-def _number(name, value, ok, what):
-    "A finite float for which ok holds, else ValueError."
-    try: number = float(value)
-    except (TypeError, ValueError): number = math.nan
-    if not math.isfinite(number) or not ok(number): raise ValueError(f"{name} must be {what}, not {value!r}.")
-    return number
-
-
-def _known(name, value, known):
-    "The entry of that name, else ValueError."
-    if value not in known: raise ValueError(f"{name} {value!r} is unknown: take one of {', '.join(known)}.")
-    return known[value]
-
-
-def _check_numbers(diffusion, num_inference_steps, guidance_scale, truncation, condition_noise):
-    "The last three as floats; ValueError for one out of range."
-    strided_timesteps(diffusion.T, num_inference_steps)
-    return (
-        _number('guidance_scale', guidance_scale, lambda x: x >= 0, 'a finite number of at least 0'),
-        _number('truncation', truncation, lambda x: 0 < x <= 1, 'a number above 0 and at most 1'),
-        _number('condition_noise', condition_noise, lambda x: x >= 0, 'a finite number of at least 0'),
-    )
-
-# %% ../nbs/10_sampling.ipynb #492541dd
-def _check_tensor(name, value, shape, dtype):
-    "ValueError unless value is None or a tensor of this shape and dtype."
-    if value is None or isinstance(value, Tensor) and value.shape == shape and value.dtype == dtype: return
-    got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-    raise ValueError(
-        f"{name} must be a tensor of shape {tuple(shape)} and dtype {dtype}, one row for each embedding, not {got}."
-    )
-
-
-def _check_tensors(denoiser, c, x0, strength, keep):
-    "The timestep to begin at; ValueError for tensors that do not fit together."
-    if not isinstance(c, Tensor) or c.dim() != 2:
-        got = tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__
-        raise ValueError(f"c must be a tensor of embeddings of shape (B, D), not {got}.")
-    K, T, shape = denoiser.diffusion.K, denoiser.diffusion.T, (len(c), denoiser.grid[0]*denoiser.grid[1])
-    strength = _number('strength', strength, lambda x: 0 < x <= 1, 'a number above 0 and at most 1')
-    if x0 is None and (strength < 1 or keep is not None):
-        name = 'strength' if strength < 1 else 'keep'
-        raise ValueError(f"{name} says what is done with x0: give x0, the tokens of a picture, too.")
-    _check_tensor('x0', x0, shape, torch.int64)
-    _check_tensor('keep', keep, shape, torch.bool)
-    if x0 is not None and x0.numel() and not (0 <= x0.min() and x0.max() < K):
-        raise ValueError(f"x0 must hold codes 0..{K - 1}, got {x0.min()}..{x0.max()}.")
-    return max(1, round(strength*T))
-
-# %% ../nbs/10_sampling.ipynb #48ba4f38
-def _scales(scale, factor, n):
-    "The guidance scale at each of n steps."
-    return [1 + (scale - 1)*factor(i/(n - 1) if n > 1 else .5) for i in range(n)]
-
-
-def _predictor(denoiser, c, stops, scales, r, normalised, generator):
-    "(step, xt) -> TokenPrediction. What depends on c or t alone is computed once, when the denoiser can do that."
-    guided = [abs(scale - 1) >= 1e-3 for scale in scales]
-    both = torch.cat([denoiser.null(len(c)).to(c), c]) if any(guided) else c
-    cached = hasattr(denoiser, 'condition') and hasattr(denoiser, 'timestep')
-    if cached: mt, mc = denoiser.timestep(torch.tensor(stops, device=c.device)), denoiser.condition(both)
-
-    def predict(step, xt):
-        if guided[step]: xt = xt.repeat(2, 1)
-        rows = slice(None) if guided[step] else slice(-len(c), None)
-        cond = dict(cond=(mt[step:step + 1], mc[rows])) if cached else {}
-        logits = denoiser(xt, torch.full((len(xt),), stops[step], device=c.device), both[rows], **cond)
-        return TokenPrediction(logits, scales[step] if guided[step] else None, r, normalised, generator)
-
-    return predict
-
 # %% ../nbs/10_sampling.ipynb #b92f05f0
 def _first_tokens(denoiser, plan, B, T, x0, keep, generator):
-    "The tokens (B, N) at T."
+    "The tokens (B, N) at T, where this walk begins; `d.T` is the noisiest timestep."
     d, N = denoiser.diffusion, denoiser.grid[0]*denoiser.grid[1]
     xt = d.prior(B, N, generator) if T == d.T else d.q_sample(x0, T, generator)
     if plan.masks_only: xt = torch.where(xt == x0, xt, d.K) if T < d.T else torch.full_like(xt, d.K)
     return xt if keep is None else torch.where(keep, x0, xt)
+
+
+def _scales(scale, factor, n):
+    "The guidance scale at each of n steps; a single step counts as the middle of the walk."
+    return [1 + (scale - 1)*factor(i/(n - 1) if n > 1 else .5) for i in range(n)]
 
 
 def _steps(diffusion, stops, xt, grid, generator):
@@ -225,11 +159,15 @@ def _steps(diffusion, stops, xt, grid, generator):
     moves = enumerate(zip(stops, stops[1:]))
     return [Step(t, s, (i + 1)/n, (first*share[s]).round(), grid, generator) for i, (t, s) in moves]
 
-
-def _bar(steps):
-    "The steps with a progress bar."
-    from tqdm.auto import tqdm
-    return tqdm(steps, desc='sampling', unit='step', leave=False)
+# %% ../nbs/10_sampling.ipynb #d856b9c7
+def _walk(diffusion, plan, predict, steps, xt, x0, keep, callback):
+    "The loop: predict, step, put back what is kept."
+    for i, now in enumerate(steps):
+        prediction = predict(i, xt)
+        xt = plan.step(diffusion, xt, prediction, now)
+        if keep is not None: xt = torch.where(keep, x0, xt)
+        if callback is not None: callback(i, now.s, xt, prediction.sure())
+    return xt
 
 # %% ../nbs/10_sampling.ipynb #ac712ebc
 @torch.inference_mode()
@@ -251,23 +189,17 @@ def sample(
 ) -> Tensor:    # tokens (B, N) int64, no mask among them
     """Draw token grids for embeddings (section 4.2 of 2111.14822; guidance as in 2205.16007 and 2403.14944).
 
-    Guidance comes first, then truncation. Raises ValueError for a number out of range, an unknown scheduler or
-    guidance schedule, an embedding that is not (B, D), or x0 and keep that do not fit it."""
+    Guidance comes first, then truncation. Raises ValueError for arguments out of range or that do not fit together."""
     d = denoiser.diffusion
-    scale, r, noise = _check_numbers(d, num_inference_steps, guidance_scale, truncation, condition_noise)
+    scale, r, noise = _check_numbers(d.T, num_inference_steps, guidance_scale, truncation, condition_noise)
     plan, factor = _known('scheduler', scheduler, SCHEDULERS), _known('guidance_schedule', guidance_schedule, GUIDANCE)
     T = _check_tensors(denoiser, c, x0, strength, keep)
     c, x0, keep = (v if v is None else v.to(d.alpha_bar.device) for v in (c, x0, keep))
     if noise: c = pseudo_text(c, noise, generator)
-
     stops = plan.stops(d, T, min(num_inference_steps or T, T))
     scales = _scales(scale, factor, len(stops) - 1)
     predict = _predictor(denoiser, c, stops[:-1], scales, r, guidance_schedule == 'normalised', generator)
     xt = _first_tokens(denoiser, plan, len(c), T, x0, keep, generator)
     steps = _steps(d, stops, xt, denoiser.grid, generator)
-    for i, now in enumerate(_bar(steps) if progress else steps):
-        prediction = predict(i, xt)
-        xt = plan.step(d, xt, prediction, now)
-        if keep is not None: xt = torch.where(keep, x0, xt)
-        if callback is not None: callback(i, now.s, xt, prediction.sure())
-    return xt
+    tokens = _walk(d, plan, predict, _bar(steps) if progress else steps, xt, x0, keep, callback)
+    with torch.inference_mode(False): return tokens.clone()     # a plain tensor, so that one can train on it

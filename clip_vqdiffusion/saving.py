@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'FETCHED', 'HUB', 'MAX_PICTURES', 'printable', 'bounded_json', 'check_settings', 'bundled_models',
-           'is_public_clip', 'check_info', 'read_info', 'check_inside', 'load_its_clip', 'check_hub', 'make_folder',
-           'save_parts', 'parts_hash', 'bundled_hash', 'write_image', 'open_picture', 'make_record', 'png_info',
-           'save_picture', 'check_record', 'picture_info', 'trusted_model']
+           'is_public_clip', 'check_info', 'read_info', 'check_inside', 'load_its_clip', 'check_hub', 'hub_error',
+           'check_header', 'make_folder', 'save_parts', 'upload_model', 'parts_hash', 'bundled_hash', 'write_image',
+           'open_picture', 'make_record', 'png_info', 'save_picture', 'check_record', 'picture_info', 'trusted_model']
 
 # %% ../nbs/workshop/10_saving.ipynb #9dcd9fbb
 import errno, hashlib, json, math, os, re
@@ -19,7 +19,12 @@ from io import BytesIO
 from pathlib import Path
 
 import open_clip, torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled,
+    RepositoryNotFoundError, RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from .clip import CLIP, _digest, load_clip, save_clip
@@ -81,7 +86,8 @@ def bounded_json(
     max_chars: int = 2**20,  # refuse longer texts
     max_depth: int = 8,  # and deeper nesting
 ):  # what it holds
-    "JSON from a stranger. Raises ValueError for what is too long, too deep, no JSON, or holds NaN, infinity, huge numbers or a name twice."
+    """JSON from a stranger. Raises ValueError for what is too long, too deep, no JSON, or holds NaN, infinity, huge
+    numbers or a name twice."""
     if len(text) > max_chars: raise ValueError(f"it is longer than {max_chars:,} characters")
     if _depth(text) > max_depth: raise ValueError(f"it is nested more than {max_depth} deep")
     return json.loads(
@@ -281,25 +287,48 @@ def _find(name, hub):
         raise FileNotFoundError(f"there is no folder {name!r}, and no bundled model of that name (bundled: {names})")
     try: return Path(snapshot_download(name, allow_patterns=FETCHED, ignore_patterns=['training/*'], **hub)) / part
     except Exception as e:
-        raise ConnectionError(
-            f"there is no folder {name!r} here, and it cannot be fetched from the Hugging Face hub "
-            f"({type(e).__name__}); check the name or the network, or use a bundled model ({names})"
-        ) from e
+        advice = f"there is no folder {name!r} here; use a bundled model ({names}), or check name and network"
+        raise hub_error(e, name, advice) from e
+
+# %% ../nbs/workshop/10_saving.ipynb #6be363f4
+def hub_error(
+    e: Exception,  # from huggingface_hub
+    name: str,  # of the repository
+    advice: str = 'check the name and the network',  # what to do
+    way: str = 'fetched from',  # what was to be done
+) -> Exception:  # to be raised
+    "What went wrong at the hub: FileNotFoundError, PermissionError, ConnectionError or ValueError; other errors stay."
+    status, called = getattr(getattr(e, 'response', None), 'status_code', None), printable(name, 200)
+    on, login = f"{called} on the Hugging Face hub", "log in (hf auth login), or pass token=..."
+    if isinstance(e, GatedRepoError):
+        return PermissionError(f"{on} is given out on request only: ask for it there, then {login}")
+    if isinstance(e, RevisionNotFoundError): return FileNotFoundError(f"there is no such revision of {on}; {advice}")
+    if isinstance(e, RepositoryNotFoundError):
+        return FileNotFoundError(f"there is no {on}, or it is private: then {login}; {advice}")
+    if isinstance(e, HFValidationError): return ValueError(f"{called!r} is not the name of a repository; {advice}")
+    if status in (401, 403): return PermissionError(f"you may not do that with {on} (status {status}): {login}")
+    if status == 404: return FileNotFoundError(f"there is no {on}; {advice}")
+    if isinstance(e, HfHubHTTPError) and status: return OSError(f"{on}: the server answers with status {status}; try again later")
+    if not _is_network(e): return e
+    why = f"the Hugging Face hub, which is out of reach ({type(e).__name__})"
+    return ConnectionError(f"{called} cannot be {way} {why}; {advice}")
+
+
+def _is_network(e):
+    kinds = LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError
+    return isinstance(e, kinds) or type(e).__module__.split('.')[0] in ('httpx', 'httpcore', 'requests', 'urllib3')
 
 # %% ../nbs/workshop/10_saving.ipynb #65b8bfa1
 def _x(grid): return 'x'.join(map(str, grid))
 
 
 def _card(pipe):
+    "What a card says below its header."
     t, d, vq = pipe.tokenizer.cfg, pipe.denoiser.cfg, pipe.part == 'denoiser'
     paper = 'CLIP-VQDiffusion, arXiv 2403.14944' if vq else 'CLIP-GEN, arXiv 2203.00386'
     size = f'T = {d.T}' if vq else f'{d.depth} blocks of width {d.width}'
     clip = pipe.clip.name if _stored_by_name(pipe.clip) else 'in this folder'
-    return f"""---
-library_name: clip_vqdiffusion
-pipeline_tag: text-to-image
----
-# A {'CLIP-VQDiffusion' if vq else 'CLIP-GEN'} model
+    return f"""# A {'CLIP-VQDiffusion' if vq else 'CLIP-GEN'} model
 
 Draws {t.image_size}x{t.image_size} pictures from text; trained on images without captions ({paper}).
 {_x(t.grid)} tokens of {t.codes} codes, {pipe.denoiser.num_params / 1e6:.1f} M parameters in the {pipe.called}, {size}. CLIP: {clip}.
@@ -311,8 +340,92 @@ pipe("a prompt").images[0]
 ```
 """
 
+# %% ../nbs/workshop/10_saving.ipynb #bdc9903b
+_LICENSE = re.compile(r'[a-z0-9][a-z0-9.+-]{0,60}')
+
+
+def check_header(
+    license: str | None = None,  # as the hub writes it: 'mit', 'apache-2.0' ...
+    datasets: str | list | None = None,  # their ids on the hub
+    **more,  # other fields of `ModelCardData`
+) -> dict:  # what was said of them
+    "What somebody says of a model. Raises ValueError for a licence or a data set that the hub cannot read."
+    if license is not None and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
+        other = "any other one with license='other', and model_card_kwargs=dict(license_name=..., license_link=...)"
+        raise ValueError(
+            f"license is written as on the hub, such as 'apache-2.0', 'mit' or 'cc-by-4.0', not {license!r}; {other}"
+        )
+    datasets = [datasets] if isinstance(datasets, str) else datasets
+    for name in datasets or (): _check_dataset(name)
+    return {k: v for k, v in dict(more, license=license, datasets=datasets or None).items() if v is not None}
+
+
+def _check_dataset(name):
+    try: validate_repo_id(name)
+    except HFValidationError as e:
+        raise ValueError(f"datasets are ids of the hub such as 'owner/faces', not {name!r}: {e}") from e
+
+# %% ../nbs/workshop/10_saving.ipynb #7b45c6d7
+def _figures(report):
+    "What a training has measured, as the hub reads it."
+    tok = report.get('tokenizer') or {}
+    found = (
+        ('psnr', 'PSNR of reconstructions (dB)', tok.get('psnr')),
+        ('codes_used', 'share of the codes in use', tok.get('codes_used')),
+        ('bits_per_token', 'bits per token', report.get('held_out_bits_per_token')),
+    )
+    of = dict(task_type='text-to-image', dataset_type='images', dataset_name=report.get('measured_on', 'held-out images'))
+    return [
+        EvalResult(**of, metric_type=kind, metric_name=words, metric_value=round(value, 4))
+        for kind, words, value in found if isinstance(value, (int, float)) and math.isfinite(value)
+    ]
+
+# %% ../nbs/workshop/10_saving.ipynb #c0a12931
+_SAID = ('license', 'license_name', 'license_link', 'datasets', 'base_model', 'language')  # what only a person can know
+
+
+def _place(name):
+    "The folder on this machine that a model was loaded from."
+    place = _bundled() / name if name in bundled_models() and not _is_hidden(name) else Path(name)
+    return place.parent if _is_part(place) else place
+
+
+def _header_in(folder, part):
+    "What a card's header says, and of which weights; nothing where it cannot be read."
+    card, hashes = folder / 'README.md', [folder / p / 'manifest.json' for p in ('tokenizer', part)]
+    weights = [h.read_bytes() if h.is_file() else None for h in hashes]
+    try: text = card.read_text(encoding='utf-8') if card.stat().st_size < 2**20 else ''
+    except (OSError, ValueError): text = ''
+    if not text.startswith('---'): return {}, weights
+    try: return ModelCard(text, ignore_metadata_errors=True).data.to_dict(), weights
+    except Exception: return {}, weights         # a person may have written anything there
+
+
+def _earlier(pipe, folder):
+    "Headers of the cards that a model has had so far."
+    name = getattr(pipe, 'name', None)
+    return [_header_in(p, pipe.part) for p in ([_place(name)] if name else []) + [folder]]
+
+# %% ../nbs/workshop/10_saving.ipynb #687feadb
+def _header(pipe, folder, said, report, earlier):
+    "The header of a card, as `ModelCardData`."
+    kind = 'vq-diffusion' if pipe.part == 'denoiser' else 'clip-gen'
+    tags = ['clip_vqdiffusion', kind, 'text-to-image', 'trained-without-captions']
+    header, figures = dict(library_name='clip_vqdiffusion', pipeline_tag='text-to-image', tags=tags), _figures(report or {})
+    weights = _header_in(folder, pipe.part)[1]
+    for before, measured in earlier:
+        if measured != weights or figures: before.pop('model-index', None)
+        header |= {k: v for k, v in before.items() if k in (*_SAID, 'model-index')}
+    if figures: header |= dict(model_name=folder.resolve().name, eval_results=figures)
+    return ModelCardData(**header | (said or {}))
+
+
+def _whole_card(text, header):
+    "A card: the header, unless the text has one of its own, and the text."
+    return text if text.startswith('---') else f'---\n{header.to_yaml()}\n---\n{text}'
+
 # %% ../nbs/workshop/10_saving.ipynb #41ca4e95
-def _describe(pipe, folder, card=None):
+def _describe(pipe, folder, card=None, said=None, report=None, earlier=None):
     "README.md and then pipeline.json, each written beside and renamed."
     clip = dict(name=pipe.clip.name) if _stored_by_name(pipe.clip) else dict(folder='clip')
     try: old = read_info(folder)
@@ -324,7 +437,8 @@ def _describe(pipe, folder, card=None):
     )
     check_info(info)
     if card or pipe.part == 'denoiser' or not kept or not (folder / 'README.md').is_file():
-        _write_bytes(folder / 'README.md', (card or _card(pipe)).encode())
+        header = _header(pipe, folder, said, report, _earlier(pipe, folder) if earlier is None else earlier)
+        _write_bytes(folder / 'README.md', _whole_card(card or _card(pipe), header).encode())
     write_json(folder / 'pipeline.json', info)
 
 # %% ../nbs/workshop/10_saving.ipynb #1a5079d8
@@ -347,19 +461,38 @@ def save_parts(
     folder: str | Path,  # made if missing
     half: bool = False,  # store weights in float16
     card: str | None = None,  # text of the model card; None: a short one
+    about: dict | None = None,  # more for its header: license, datasets, or other fields of `ModelCardData`
 ) -> None:
-    "Write a whole model. Raises OSError when that fails, ValueError for `half` where the network would no longer know its CLIP, or settings that no model can have."
+    """Write a whole model. Raises OSError when that fails, ValueError for `half` where the network would no longer know
+    its CLIP, for settings that no model can have, or a licence that the hub cannot read."""
     if half and pipe.denoiser.cfg.clip_id and not _stored_by_name(pipe.clip) and _changed_by_rounding(pipe.clip):
         raise ValueError(
             "in half precision this CLIP would not be the one that the denoiser was trained with: save with "
             "half=False, or round the CLIP before training the denoiser (save_clip(..., half=True))"
         )
     check_settings(pipe.defaults)
+    said = check_header(**about or {})
+    if said and card and card.startswith('---'):
+        raise ValueError("this card has a header of its own: say licence and data there, or leave its header out")
     folder = make_folder(folder)
+    earlier = _earlier(pipe, folder)             # before anything is written: the weights that the figures belong to
     if not _stored_by_name(pipe.clip): save_clip(pipe.clip, folder / 'clip', half)
     pipe.tokenizer.save(folder / 'tokenizer', half)
     pipe.denoiser.save(folder / pipe.part, half)
-    _describe(pipe, folder, card)
+    _describe(pipe, folder, card, said, earlier=earlier)
+
+# %% ../nbs/workshop/10_saving.ipynb #6b865b68
+def upload_model(
+    folder: str | Path,  # of a model
+    name: str,  # of the repository, made if missing
+) -> None:
+    "Send to the hub what `from_pretrained` reads; training state stays here. Raises what `hub_error` gives."
+    try:
+        hub = HfApi()
+        repo = hub.create_repo(name, exist_ok=True).repo_id
+        what = dict(allow_patterns=FETCHED, ignore_patterns=['training/*'])
+        hub.upload_folder(repo_id=repo, folder_path=folder, commit_message='Model of clip_vqdiffusion', **what)
+    except Exception as e: raise hub_error(e, name, way='sent to') from e
 
 # %% ../nbs/workshop/10_saving.ipynb #53048032
 def parts_hash(
@@ -382,7 +515,8 @@ def bundled_hash(
     root = _bundled() / name
     folder, part = (root.parent, root.name) if root.name in _DEFAULTS else (root, 'denoiser')
     network = CLIPGen if part == 'clip_gen' else Denoiser
-    parts = load_clip(str(folder / 'clip')), Tokenizer.load(folder / 'tokenizer'), network.load(folder / part)
+    clip = load_clip(str(folder / read_info(folder)['clip']['folder']))
+    parts = clip, Tokenizer.load(folder / 'tokenizer'), network.load(folder / part)
     return parts_hash(*parts)
 
 # %% ../nbs/workshop/10_saving.ipynb #6659cd38
@@ -427,7 +561,20 @@ def make_record(
     pipe = call.pop('pipe')
     known = dict(version=version('clip_vqdiffusion'), torch=torch.__version__, verb=call.pop('verb'), prompt=prompt)
     known |= dict(seed=call.pop('seed'), index=call.pop('index', index), settings=call.pop('settings'))
-    return known | dict(arguments=call.pop('arguments'), model=pipe.name, model_hash=pipe.model_hash, **call)
+    arguments = {k: _picture_name(v) for k, v in call.pop('arguments').items()}
+    return known | dict(arguments=arguments, model=_model_name(pipe.name), model_hash=pipe.model_hash, **call)
+
+# %% ../nbs/workshop/10_saving.ipynb #1ebedbcf
+def _picture_name(v):
+    "A picture that went into a call, without its folder; other arguments as they are."
+    return v | dict(file=v['file'] and Path(v['file']).name) if isinstance(v, dict) else v
+
+def _model_name(name):
+    "A model's name; of a folder only its end."
+    own = 2 if name and Path(name).name in _DEFAULTS else 1    # .../run/clip_gen
+    if name is None or len(Path(name).parts) <= own: return name
+    is_folder = os.path.isabs(name) or Path(name).is_dir()     # else: a repository of the hub
+    return '/'.join(['...', *Path(name).parts[-own:]]) if is_folder else name
 
 # %% ../nbs/workshop/10_saving.ipynb #3f2ef288
 _CHUNK = 'clip_vqdiffusion'  # keyword of the text chunk
@@ -445,7 +592,7 @@ def png_info(
 def save_picture(
     image: Image.Image,
     path: str | Path,  # file; its ending says the format
-    record: dict | None = None,  # what to write into a PNG; other formats hold none
+    record: dict | None = None,  # what to write into a PNG; other formats hold none; None: nothing
 ) -> None:
     "Write a picture, a PNG with its record. Raises OSError when that fails, ValueError for an unknown ending."
     has_record = record and Path(path).suffix.lower() == '.png'
@@ -461,10 +608,12 @@ _RECORD = dict(  # field -> kind of value, bounds
     device=('word', 1, 32), threads=('whole', 1, 1024),
 )
 _ARGUMENTS = dict(  # argument of a verb -> kind of value, bounds
-    prompt=('prompts', 2**16), num_images_per_prompt=('whole', 1, MAX_PICTURES), rerank=('whole', 0, MAX_PICTURES),
+    prompt=('prompts', 2**16), negative_prompt=('prompts', 2**16),
+    num_images_per_prompt=('whole', 1, MAX_PICTURES), rerank=('whole', 0, MAX_PICTURES),
     batch_size=('whole', 1, 10**6), num_images=('whole', 1, MAX_PICTURES), n=('whole', 2, MAX_PICTURES),
     strength=('number', 0, 1), amount=('number', 0, 10_000), image=('picture',), mask=('mask',),
     a=('picture or text', 2**16), b=('picture or text', 2**16), source_text=('text', 2**16), target_text=('text', 2**16),
+    steady=('whole', 0, 1),
 )
 
 # %% ../nbs/workshop/10_saving.ipynb #5f1effd5
@@ -537,12 +686,13 @@ def check_record(
 def picture_info(
     path: str | Path,  # a PNG that `PipelineOutput.save` or `clipvqd` wrote
 ) -> dict:  # its record; untrusted: see `trusted_model`, and `printable` before showing it
-    "What made a picture, as its file says. Raises FileNotFoundError when there is no file, ValueError when it is no image, says nothing, or says what cannot be."
+    """What made a picture, as its file says. Raises FileNotFoundError when there is no file, ValueError when it is no
+    image, says nothing, or says what cannot be."""
     text = getattr(open_picture(path), 'text', {}).get(_CHUNK)
     if text is None:
         raise ValueError(
-            f"{path} does not say how it was made: only PNG files that clip_vqdiffusion wrote do, as long as no "
-            "other program saves them again"
+            f"{path} does not say how it was made: only PNG files that clip_vqdiffusion wrote do, unless --no-record "
+            "(record=False) has left that out or another program has saved them again"
         )
     try: return check_record(bounded_json(str(text)))
     except ValueError as e: raise ValueError(f"what {path} says of how it was made is damaged: {e}") from e
@@ -552,7 +702,8 @@ def trusted_model(
     record: dict,  # from `picture_info`
     given: str | Path | None = None,  # the model that the user named
 ) -> str:  # a name for `from_pretrained`
-    """The model that may be loaded to draw a recorded picture again: the given one, else a bundled one of the name or of the hash in the record.
+    """The model that may be loaded to draw a recorded picture again: the given one, else a bundled one of the name or
+    of the hash in the record.
 
     Raises ValueError where neither fits: a folder or repository that only the picture names is never loaded."""
     if given is not None: return str(given)

@@ -24,7 +24,9 @@ def to_tensor(
     pil: Image.Image, # picture of any mode; converted to RGB
 ) -> torch.Tensor: # (3, H, W) float32 in [-1, 1]
     "A PIL picture as a tensor. Raises `TypeError` when `pil` is not a PIL image."
-    if not isinstance(pil, Image.Image): raise TypeError(f"to_tensor takes a PIL image, got {type(pil).__name__}; open the file with PIL.Image.open first.")
+    if not isinstance(pil, Image.Image):
+        got = type(pil).__name__
+        raise TypeError(f"to_tensor takes a PIL image, got {got}; open the file with PIL.Image.open first.")
     v = torch.from_numpy(np.array(pil.convert('RGB')))          # (H, W, 3) uint8
     return v.permute(2, 0, 1).float().div(127.5).sub(1)
 
@@ -34,15 +36,17 @@ def to_pil(
 ) -> Image.Image: # RGB picture, H × W
     "A tensor as a PIL picture. Raises `TypeError` or `ValueError` for anything that is not one finite RGB image."
     if not torch.is_tensor(image): raise TypeError(f"to_pil takes a tensor, got {type(image).__name__}.")
-    if image.ndim != 3 or image.shape[0] != 3: raise ValueError(f"to_pil takes one image of shape (3, H, W), got {tuple(image.shape)}.")
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"to_pil takes one image of shape (3, H, W), got {tuple(image.shape)}.")
     x = image.detach().float().cpu()
-    if not x.isfinite().all(): raise ValueError("to_pil got an image with NaN or infinite values; look for where they arose before drawing it.")
+    if not x.isfinite().all():
+        raise ValueError("to_pil got an image with NaN or infinite values; find out where they arose before drawing.")
     v = x.clamp(-1, 1).add(1).mul(127.5).round().byte()
     return Image.fromarray(v.permute(1, 2, 0).contiguous().numpy())
 
 # %% ../nbs/workshop/01_show.ipynb #195987ed
 def picture_formats() -> list:  # names as `Image.open(formats=)` takes them
-    "The kinds of picture files that are opened: those that hold pixels. PostScript and its like, which run programs, do not."
+    "The kinds of picture files that are opened: those that hold pixels. PostScript and its like run programs."
     Image.init()
     known = ('AVIF', 'BMP', 'GIF', 'ICO', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP')
     return [name for name in known if name in Image.OPEN]
@@ -64,11 +68,14 @@ def image_grid(
     pad: int = 2, # white pixels between images
     scale: int = 1, # each pixel is drawn as scale × scale pixels
 ) -> Image.Image: # one RGB picture
-    "Images side by side, row by row. Raises `ValueError` for no images, unequal sizes, or `cols`, `pad`, `scale` out of range."
+    "Images side by side, row by row. Raises `ValueError` for no images, unequal sizes, or numbers out of range."
     pils = _pictures(images)
-    if len({p.size for p in pils}) > 1: raise ValueError(f"image_grid needs images of one size, got {sorted({p.size for p in pils})}; resize them first.")
+    sizes = sorted({p.size for p in pils})
+    if len(sizes) > 1: raise ValueError(f"image_grid needs images of one size, got {sizes}; resize them first.")
     cols = min(len(pils), 8) if cols is None else cols
-    if cols < 1 or scale < 1 or pad < 0: raise ValueError(f"image_grid needs cols ≥ 1, scale ≥ 1 and pad ≥ 0, got cols={cols}, scale={scale}, pad={pad}.")
+    if cols < 1 or scale < 1 or pad < 0:
+        got = f"cols={cols}, scale={scale}, pad={pad}"
+        raise ValueError(f"image_grid needs cols ≥ 1, scale ≥ 1 and pad ≥ 0, got {got}.")
     w, h = (n*scale for n in pils[0].size)
     rows = math.ceil(len(pils)/cols)
     sheet = Image.new('RGB', (cols*(w+pad) - pad, rows*(h+pad) - pad), 'white')
@@ -86,7 +93,8 @@ def _write_bytes(
     "Write a file under a temporary name, then rename it, so that no reader ever sees half of it. Raises `OSError`."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    _sweep(path.parent.resolve())
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name[:100]}.{platform.node()}-{os.getpid()}.')
     try:
         with os.fdopen(fd, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
@@ -95,6 +103,25 @@ def _write_bytes(
         Path(tmp).unlink(missing_ok=True)
         raise
     return path
+
+# %% ../nbs/workshop/01_show.ipynb #d448616a
+_swept = set()  # folders that this process has looked through
+
+
+def _sweep(folder):
+    "Remove what killed processes of this machine have left of their writes; once for each folder."
+    if os.name == 'nt' or folder in _swept: return            # on Windows a signal cannot be used to ask
+    _swept.add(folder)
+    mine = re.compile(rf'\..+\.{re.escape(platform.node())}-(\d+)\.\w+')
+    for p in folder.iterdir():
+        if (found := mine.fullmatch(p.name)) and not _is_alive(int(found[1])): p.unlink(missing_ok=True)
+
+
+def _is_alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except (OSError, OverflowError): return True              # somebody else's
+    return True
 
 # %% ../nbs/workshop/01_show.ipynb #fb2ee05b
 def _show(
@@ -136,9 +163,9 @@ def show_images(
 ) -> None:
     "Display images, each under its title. Raises `ValueError` when there are no images or another number of titles."
     pils = _pictures(images)
-    if titles is not None and len(titles) != len(pils): raise ValueError(f"show_images got {len(pils)} images but {len(titles)} titles.")
-    chars = max(8, round(15*size))
-    words = [textwrap.fill(str(s), chars) for s in titles] if titles is not None else ['']*len(pils)
+    titles = ['']*len(pils) if titles is None else titles
+    if len(titles) != len(pils): raise ValueError(f"show_images got {len(pils)} images but {len(titles)} titles.")
+    words = [textwrap.fill(str(s), max(8, round(15*size))) for s in titles]
     lines = max(w.count('\n') + bool(w) for w in words)
     aspect = max(p.height/p.width for p in pils)
     fig, axes = _panels(len(pils), cols or min(len(pils), 8), size, size*aspect + 0.13*lines, title)
@@ -150,19 +177,26 @@ def show_images(
     _show(fig, path)
 
 # %% ../nbs/workshop/01_show.ipynb #b513e258
-_STEPS = 0.5497004779019703, 0.6710436067037893, 0.8191725133961645  # 1/g³, 1/g², 1/g with g⁴ = g + 1: spreads points evenly in a cube
+# 1/g³, 1/g², 1/g with g⁴ = g + 1: spreads points evenly in a cube
+_STEPS = 0.5497004779019703, 0.6710436067037893, 0.8191725133961645
+
+def _color(k):
+    "Red, green, blue of code k, 0..1."
+    hue, saturation, value = (k*step % 1 for step in _STEPS)
+    return colorsys.hsv_to_rgb(hue, 0.3 + 0.7*saturation, 0.5 + 0.5*value)
 
 def token_colors(
     tokens: torch.Tensor, # int64, any shape
     K: int|None = None, # number of codes; index K is the mask, drawn black. None: no mask
 ) -> torch.Tensor: # uint8, shape of `tokens` + (3,)
-    "A fixed colour for each code. Raises `ValueError` for an index below 0 or above `K`, `TypeError` for tokens that are not integers."
+    "A fixed colour for each code. Raises `ValueError` for an index below 0 or above `K`, `TypeError` for no integers."
     tokens = torch.as_tensor(tokens).cpu()
-    if tokens.dtype.is_floating_point or tokens.dtype == torch.bool: raise TypeError(f"Tokens are integers, got {tokens.dtype}.")
-    top = int(tokens.max()) if K is None else K
-    if tokens.min() < 0 or tokens.max() > top: raise ValueError(f"Tokens lie in 0..{top}, got {int(tokens.min())}..{int(tokens.max())}; was K given rightly?")
-    hsv = [((k*_STEPS[0]) % 1, 0.3 + 0.7*((k*_STEPS[1]) % 1), 0.5 + 0.5*((k*_STEPS[2]) % 1)) for k in range(top + 1)]
-    table = torch.tensor([colorsys.hsv_to_rgb(*c) for c in hsv]).mul(255).round().byte()
+    if tokens.dtype.is_floating_point or tokens.dtype == torch.bool:
+        raise TypeError(f"Tokens are integers, got {tokens.dtype}.")
+    low, high = int(tokens.min()), int(tokens.max())
+    top = high if K is None else K
+    if low < 0 or high > top: raise ValueError(f"Tokens lie in 0..{top}, got {low}..{high}; was K given rightly?")
+    table = torch.tensor([_color(k) for k in range(top + 1)]).mul(255).round().byte()
     if K is not None: table[K] = 0
     return table[tokens.long()]
 
@@ -180,12 +214,14 @@ def show_tokens(
     "Display token grids, one colour a code. Raises `ValueError` when `grid` does not fit N. VQ-Diffusion, Section 3."
     tokens = torch.as_tensor(tokens)
     if tokens.ndim == 1: tokens = tokens[None]
-    if tokens.ndim != 2 or not tokens.numel(): raise ValueError(f"show_tokens takes tokens of shape (B, N) or (N,), got {tuple(tokens.shape)}.")
+    if tokens.ndim != 2 or not tokens.numel():
+        raise ValueError(f"show_tokens takes tokens of shape (B, N) or (N,), got {tuple(tokens.shape)}.")
     N = tokens.shape[1]
     h, w = grid or (math.isqrt(N), math.isqrt(N))
     if h*w != N: raise ValueError(f"{N} tokens do not fill a {h} × {w} grid; pass grid=(h, w) with h·w = {N}.")
     rgb = token_colors(tokens, K).reshape(-1, h, w, 3).numpy()
-    show_images([Image.fromarray(g).resize((w*8, h*8), Image.Resampling.NEAREST) for g in rgb], titles, cols, size, title, path)
+    grids = [Image.fromarray(g).resize((w*8, h*8), Image.Resampling.NEAREST) for g in rgb]
+    show_images(grids, titles, cols, size, title, path)
 
 # %% ../nbs/workshop/01_show.ipynb #ae714305
 _NOT_CURVES = 'step', 'lr', 'seconds'
@@ -193,7 +229,9 @@ _NOT_CURVES = 'step', 'lr', 'seconds'
 def _read_log(
     log: Sequence[Mapping]|str|Path, # rows, or a file with one JSON object a line
 ) -> list[dict]: # rows
-    "The rows of a log. A last line cut short by a killed run is left out. Raises `FileNotFoundError`, or `ValueError` for any other broken line."
+    """The rows of a log. A last line cut short by a killed run is left out.
+
+    Raises `FileNotFoundError`, or `ValueError` for any other broken line."""
     if not isinstance(log, (str, Path)): return list(log)
     if not Path(log).is_file(): raise FileNotFoundError(f"There is no log at {log}.")
     lines, rows = Path(log).read_text().splitlines(), []
@@ -210,6 +248,22 @@ def _is_number(
     "Numbers, but not booleans."
     return isinstance(v, numbers.Real) and not isinstance(v, bool)
 
+# %% ../nbs/workshop/01_show.ipynb #49b79148
+_UNITS = dict(
+    psnr='PSNR (dB)', perplexity='perplexity (codes)', codes_used='codes used (share)', l1='L1',
+    bits='bits per token', held_out_bits='bits per token, held out', x0_nll='NLL of x0 (nats)',
+    accuracy='accuracy (share)', images_per_s='images per s', seconds='time (s)', lr='learning rate',
+)
+
+def _curve(ax, rows, key):
+    "Draw one key of a log; the y axis says what it is, in words and with its unit."
+    xy = [(r.get('step', i), r[key]) for i, r in enumerate(rows) if _is_number(r.get(key))]
+    ax.plot(*zip(*xy), lw=1, marker='.' if len(xy) < 20 else None, ms=4)
+    ax.set_xlabel('step', fontsize=7, labelpad=1)
+    ax.set_ylabel(textwrap.fill(_UNITS.get(key, key.replace('_', ' ')), 18), fontsize=7, labelpad=1)
+    ax.tick_params(labelsize=6)
+    ax.grid(alpha=0.3)
+
 # %% ../nbs/workshop/01_show.ipynb #5bf5b3f4
 def show_curves(
     log: Sequence[Mapping]|str|Path, # rows with a "step", or a log.jsonl of them
@@ -218,26 +272,24 @@ def show_curves(
     cols: int = 4, # panels in a row at most
     title: str|None = None, # above all of them
 ) -> None:
-    "One small panel a measured number, against the step. Raises `ValueError` when nothing can be drawn, `FileNotFoundError` for a missing log."
+    """One small panel a measured number, against the step.
+
+    Raises `ValueError` when nothing can be drawn, `FileNotFoundError` for a missing log."""
     rows = _read_log(log)
     there = list(dict.fromkeys(k for r in rows for k, v in r.items() if _is_number(v)))
     keys = [k for k in there if k not in _NOT_CURVES] if keys is None else list(keys)
-    if not keys or not set(keys) <= set(there): raise ValueError(f"Nothing to draw for {keys or 'any key'}; the log has {len(rows)} rows with numbers for {there}.")
+    if not keys or not set(keys) <= set(there):
+        wanted = keys or 'any key'
+        raise ValueError(f"Nothing to draw for {wanted}; the log has {len(rows)} rows with numbers for {there}.")
     fig, axes = _panels(len(keys), min(cols, len(keys)), 2.0, 1.4, title)
-    for ax, k in zip(axes, keys):
-        xy = [(r.get('step', i), r[k]) for i, r in enumerate(rows) if _is_number(r.get(k))]
-        ax.plot(*zip(*xy), lw=1, marker='.' if len(xy) < 20 else None, ms=4)
-        ax.set_title(k, fontsize=8, pad=3)
-        ax.set_xlabel('step', fontsize=7, labelpad=1)
-        ax.set_ylabel(k.replace('_', ' '), fontsize=7, labelpad=1)
-        ax.tick_params(labelsize=6)
-        ax.grid(alpha=0.3)
+    for ax, k in zip(axes, keys): _curve(ax, rows, k)
     _show(fig, path)
 
 # %% ../nbs/workshop/01_show.ipynb #23c858c5
 def show_schedule(
     schedule: Mapping[str, Sequence|torch.Tensor], # name -> (n,) values at t = 0..n-1
     title: str|None = None, # above the panel
+    ylabel: str = 'share', # what the values are
     path: str|Path|None = None, # PNG file to write instead of displaying
 ) -> None:
     "Arrays over the timesteps, in one panel. Raises `ValueError` when there are none or one is not one-dimensional."
@@ -247,7 +299,8 @@ def show_schedule(
         if v.ndim != 1: raise ValueError(f"show_schedule takes arrays of shape (t,), got {tuple(v.shape)} for {k!r}.")
     fig, (ax,) = _panels(1, 1, 3.6, 2.0)
     for k, v in arrays.items(): ax.plot(v.numpy(), label=k, lw=1.5)
-    ax.set_xlabel('t', fontsize=8)
+    ax.set_xlabel('timestep t', fontsize=8)
+    ax.set_ylabel(ylabel, fontsize=8)
     ax.tick_params(labelsize=7)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=7)
@@ -266,12 +319,25 @@ def _results_folder(
 
 # %% ../nbs/workshop/01_show.ipynb #cdd17366
 def _machine() -> str: # such as "2 CPU cores (x86_64)"
-    "The hardware in a few words: CPU cores this process may use, model where Linux tells it, and the GPU if there is one."
+    "The hardware in a few words: CPU cores this process may use, their model where Linux tells it, and any GPU."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     info = Path('/proc/cpuinfo')
     model = re.search(r'^model name\s*: (.+)$', info.read_text(), re.M) if info.is_file() else None
     text = f"{cores} CPU cores ({model[1].strip() if model else platform.machine()})"
     return f"{text}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else text
+
+# %% ../nbs/workshop/01_show.ipynb #d4adc099
+def _record(path, name, fn):
+    "Run `fn` and write what it returns. Raises `TypeError` when that does not fit into JSON, and whatever `fn` raises."
+    start = time.perf_counter()
+    result = fn()
+    seconds, date = round(time.perf_counter() - start, 1), f'{datetime.now(timezone.utc):%Y-%m-%d}'
+    record = dict(result=result, machine=_machine(), date=date, seconds=seconds, torch=torch.__version__)
+    try: text = json.dumps(record, indent=1)
+    except TypeError as e:
+        what = f"The result of {name!r} does not fit into JSON ({e})"
+        raise TypeError(f"{what}; return numbers, strings, lists and dicts.") from e
+    _write_bytes(path, (text + '\n').encode())
 
 # %% ../nbs/workshop/01_show.ipynb #e46cec11
 def recorded(
@@ -281,25 +347,22 @@ def recorded(
 ): # what `fn` returned, after a round trip through JSON
     """The recorded result of `fn()`; runs it and records it when there is none yet or `CLIPVQD_REBUILD=1`.
 
-    Raises `ValueError` for a bad name or a damaged record, `TypeError` when the result does not fit into JSON, and whatever `fn` raises."""
-    if not re.fullmatch(r'[\w.-]+', name): raise ValueError(f"A record's name has only letters, digits, '_', '-' and '.', got {name!r}.")
+    Raises `ValueError` for a bad name or a damaged record, `TypeError` when the result does not fit into JSON,
+    and whatever `fn` raises."""
+    if not re.fullmatch(r'[\w.-]+', name):
+        raise ValueError(f"A record's name has only letters, digits, '_', '-' and '.', got {name!r}.")
     path = Path(folder or _results_folder())/f'{name}.json'
-    if not path.is_file() or os.environ.get('CLIPVQD_REBUILD', '') not in ('', '0'):
-        start = time.perf_counter()
-        result = fn()
-        record = dict(result=result, machine=_machine(), date=f'{datetime.now(timezone.utc):%Y-%m-%d}',
-            seconds=round(time.perf_counter() - start, 1), torch=torch.__version__)
-        try: text = json.dumps(record, indent=1)
-        except TypeError as e: raise TypeError(f"The result of {name!r} does not fit into JSON ({e}); return numbers, strings, lists and dicts.") from e
-        _write_bytes(path, (text + '\n').encode())
+    if not path.is_file() or os.environ.get('CLIPVQD_REBUILD', '') not in ('', '0'): _record(path, name, fn)
     try:
-        record = json.loads(path.read_text())
-        print(f"{name}: recorded {record['date']} on {record['machine']}, torch {record['torch']}, in {record['seconds']} s")
-        return record['result']
+        r = json.loads(path.read_text())
+        print(f"{name}: recorded {r['date']} on {r['machine']}, torch {r['torch']}, in {r['seconds']} s")
+        return r['result']
     except (json.JSONDecodeError, KeyError, TypeError) as e:
         raise ValueError(f"The record {path} is damaged; run again with CLIPVQD_REBUILD=1 to make it anew.") from e
 
 # %% ../nbs/workshop/01_show.ipynb #68b5753f
+_KINDS = dict(png=dict(format='PNG', optimize=True), jpg=dict(format='JPEG', quality=85))
+
 def recorded_picture(
     name: str, # of the file, with its ending: '.png', or '.jpg' for photographs
     fn: Callable[[], Image.Image], # the slow work; returns a PIL image
@@ -309,14 +372,13 @@ def recorded_picture(
 
     Raises `ValueError` for a bad name, `OSError` when the picture cannot be written, and whatever `fn` raises."""
     stem, _, ending = name.rpartition('.')
-    if ending not in ('png', 'jpg'): raise ValueError(f"A picture's name must end in .png or .jpg, got {name!r}.")
+    if ending not in _KINDS: raise ValueError(f"A picture's name must end in .png or .jpg, got {name!r}.")
     path = Path(folder or _results_folder())/name
     def make():
         data = BytesIO()
-        fn().convert('RGB').save(data, 'JPEG' if ending == 'jpg' else 'PNG', **(dict(quality=85) if ending == 'jpg' else dict(optimize=True)))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        fn().convert('RGB').save(data, **_KINDS[ending])
         _write_bytes(path, data.getvalue())
         return {'file': name, 'bytes': len(data.getvalue())}
-    if not path.is_file(): (Path(folder or _results_folder())/f'{stem}.json').unlink(missing_ok=True)
+    if not path.is_file(): path.with_name(f'{stem}.json').unlink(missing_ok=True)
     recorded(stem, make, folder)
     return Image.open(path)

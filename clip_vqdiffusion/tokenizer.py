@@ -6,7 +6,7 @@
 __all__ = ['Tokenizer', 'psnr', 'tokenizer_step', 'tokenizer_loop', 'train_tokenizer', 'tokenizer_report']
 
 # %% ../nbs/04_tokenizer.ipynb #04c00002
-import hashlib, itertools, math, sys
+import itertools
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from .codes import Quantizer, code_perplexity
 from .files import load_model, save_model
@@ -24,7 +24,10 @@ from clip_vqdiffusion.losses import (
     PatchDiscriminator, Perceptual, TokenizerTraining, adaptive_weight, frozen, lpips_available
 )
 from .networks import Decoder, Encoder, TokenizerConfig, _sizes
-from .show import image_grid
+from clip_vqdiffusion.tokenizer_parts import (
+    _check_images, _check_tokens, _first_images, _hash, _identity, _items, _keep_alive, _preview,
+    _start_codebook, _temperature
+)
 
 # %% ../nbs/04_tokenizer.ipynb #04c00006
 class Tokenizer(nn.Module):
@@ -37,31 +40,25 @@ class Tokenizer(nn.Module):
 
     @property
     def K(self) -> int: return self.cfg.codes
-
     @property
     def grid(self) -> tuple: return self.cfg.grid
-
     @property
     def device(self): return self.quantizer.codebook.device
+    @property
+    def fingerprint(self) -> str: return _hash(_sizes(self.cfg), self.state_dict())  # tells tokenizers apart
 
-    def save(self,
-        folder: str | Path,  # replaced when it is there
-        half: bool = False,  # in float16, for models that are shipped
-    ):
-        "Write `config.json` and `model.safetensors` into `folder`. Raises OSError when that fails (see `save_model`)."
+    def save(self, folder: str | Path, half: bool = False):
+        "Replace `folder` by `config.json` and `model.safetensors` (`half`: float16). OSError when that fails."
         save_model(folder, self, self.cfg, half)
 
     @classmethod
-    def load(cls,
-        folder: str | Path,  # written by `save`
-    ) -> 'Tokenizer':  # in eval mode, float32, on the CPU
-        "Read what `save` wrote. Raises FileNotFoundError or ValueError (see `load_model`)."
+    def load(cls, folder: str | Path) -> 'Tokenizer':
+        "What `save` wrote: in eval mode, float32, on the CPU. FileNotFoundError or ValueError, see `load_model`."
         return load_model(folder, cls, TokenizerConfig).to(memory_format=torch.channels_last)
 
 # %% ../nbs/04_tokenizer.ipynb #04c00008
 @patch
-def forward(self: Tokenizer,
-    images: torch.Tensor,  # (B, 3, image_size, image_size) in [-1, 1]
+def forward(self: Tokenizer, images: torch.Tensor,  # (B, 3, image_size, image_size) in [-1, 1]
     quantize: bool = True,  # False: features go to the decoder as they are (nearest or tied only)
     **kw,  # temperature, beta, kl, kl_weight: see `Quantizer.forward`
 ) -> tuple:  # reconstruction (B, 3, H, W), tokens (B, N) or None, the quantiser's loss (), features (B, N, .)
@@ -69,40 +66,31 @@ def forward(self: Tokenizer,
     z = self.encoder(images.contiguous(memory_format=torch.channels_last))
     if quantize: zq, tokens, loss, f = self.quantizer(z, **kw)
     else:
-        f = self.quantizer.features(z)
-        grid = rearrange(f, 'b (h w) c -> b c h w', h=z.shape[2])
-        zq, tokens, loss = self.quantizer.unproject(grid), None, f.new_zeros(())
+        f, tokens = self.quantizer.features(z), None
+        zq, loss = self.quantizer.unproject(rearrange(f, 'b (h w) c -> b c h w', h=z.shape[2])), f.new_zeros(())
     return self.decoder(zq), tokens, loss, f
 
 # %% ../nbs/04_tokenizer.ipynb #04c00010
 @patch
 @torch.no_grad()
-def encode(self: Tokenizer,
-    images: torch.Tensor,  # (B, 3, image_size, image_size) in [-1, 1]
+def encode(self: Tokenizer, images: torch.Tensor,  # (B, 3, image_size, image_size) in [-1, 1]
     sample: bool = False,  # draw codes from their logits (the release's way) instead of taking the likeliest
 ) -> torch.Tensor:  # (B, N) int64
     "Images to tokens, row by row. Raises ValueError for another image size."
-    s = self.cfg.image_size
-    if images.ndim != 4 or images.shape[1:] != (3, s, s):
-        raise ValueError(f"this tokenizer takes images of shape (B, 3, {s}, {s}), got {tuple(images.shape)}:"
-                         f" resize them first (image_dataset(..., size={s}) does)")
-    l = self.quantizer.logits(self.encoder(images.to(self.device).contiguous(memory_format=torch.channels_last)))
+    _check_images(images, self.cfg.image_size)
+    z = self.encoder(images.to(self.device, self.quantizer.codebook.dtype).contiguous(memory_format=torch.channels_last))
+    l = self.quantizer.logits(z)
     if sample: l = l - torch.log(-torch.log(torch.rand_like(l).clamp_(1e-20, 1 - 1e-7)))
     return l.argmax(-1)
 
+# %% ../nbs/04_tokenizer.ipynb #560a54bc
 @patch
 @torch.no_grad()
 def decode(self: Tokenizer,
     tokens: torch.Tensor,  # (B, N) int64, 0..K-1
 ) -> torch.Tensor:  # (B, 3, H, W) in [-1, 1]
     "Tokens to images. Raises ValueError for a wrong number of tokens, or for codes out of range (a mask token, say)."
-    h, w = self.grid
-    if tokens.ndim != 2 or tokens.shape[1] != h * w:
-        raise ValueError(f"this tokenizer's grid is {h}x{w}: expected tokens of shape (B, {h * w}),"
-                         f" got {tuple(tokens.shape)}")
-    if len(tokens) and not (0 <= int(tokens.min()) and int(tokens.max()) < self.K):
-        raise ValueError(f"tokens must lie in 0..{self.K - 1}, got {int(tokens.min())}..{int(tokens.max())}:"
-                         " do tokenizer and denoiser belong together?")
+    _check_tokens(tokens, self.grid, self.K)
     return self.decoder(self.quantizer.embed(tokens.to(self.device), self.grid)).clamp(-1, 1)
 
 # %% ../nbs/04_tokenizer.ipynb #04c00014
@@ -114,11 +102,6 @@ def psnr(
     return -10 * torch.log10(((a - b).pow(2).mean((1, 2, 3)) / 4).clamp_min(1e-10))
 
 # %% ../nbs/04_tokenizer.ipynb #04c00034
-def _temperature(t, done):
-    "Gumbel temperature after a fraction `done` of the steps."
-    return t.temperature[1] + (t.temperature[0] - t.temperature[1]) * (1 + math.cos(math.pi * done)) / 2
-
-
 def _reconstruction(t, perceptual, x, y):
     "Weighted sum of the losses between images and reconstructions, and what to log of them."
     l1, l2 = (x - y).abs().mean(), (x - y).pow(2).mean()
@@ -127,7 +110,7 @@ def _reconstruction(t, perceptual, x, y):
     logs = dict(psnr=psnr(x, y.detach().clamp(-1, 1)).mean(), l1=l1, perceptual=p)
     return t.l1 * l1 + t.l2 * l2 + t.perceptual_weight * p, logs
 
-
+# %% ../nbs/04_tokenizer.ipynb #b7b447a4
 def _adversarial(loop, t, y, rec, done, logs):
     "The adversarial loss, with its adaptive weight; it fades in over a twentieth of the steps."
     ramp = min(1.0, (done - t.disc_start) / 0.05)
@@ -137,6 +120,14 @@ def _adversarial(loop, t, y, rec, done, logs):
     return ramp * t.adversarial * lam * g
 
 # %% ../nbs/04_tokenizer.ipynb #04c00036
+def _through(loop, t, x, done):
+    "One batch through the tokenizer, see `Tokenizer.forward`; in the first `t.warm` steps without codes."
+    quant, quantize = loop.model('tokenizer').quantizer, loop.step >= t.warm
+    if quantize and t.warm and quant.tied and not quant.ready: _start_codebook(loop, x)
+    settings = dict(temperature=_temperature(t, done), beta=t.beta, kl=t.kl, kl_weight=t.kl_weight)
+    return loop.models['tokenizer'](x, quantize=quantize, **settings)
+
+# %% ../nbs/04_tokenizer.ipynb #1592ea11
 def tokenizer_step(
     t: TokenizerTraining,  # losses and schedules
     cfg: TokenizerConfig,  # of the tokenizer that is trained
@@ -144,22 +135,20 @@ def tokenizer_step(
 ):  # step(loop, batch), a generator
     "The `step` for `Loop`: one batch of images, generator then discriminator."
     def step(loop, batch):
-        x, tok, done = batch['image'], loop.model('tokenizer'), loop.step / loop.cfg.steps
+        x, quant, done = batch['image'], loop.model('tokenizer').quantizer, loop.step / loop.cfg.steps
         if t.flip: x = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(-1), x)
-        x, quant, quantize = x.contiguous(memory_format=torch.channels_last), tok.quantizer, loop.step >= t.warm
-        if quantize and t.warm and quant.tied and not quant.ready: _start_codebook(loop, x)
-        settings = dict(temperature=_temperature(t, done), beta=t.beta, kl=t.kl, kl_weight=t.kl_weight)
-        y, tokens, q_loss, f = loop.models['tokenizer'](x, quantize=quantize, **settings)
+        x = x.contiguous(memory_format=torch.channels_last)
+        y, tokens, q_loss, f = _through(loop, t, x, done)
         rec, logs = _reconstruction(t, perceptual, x, y)
-        loss, disc = rec + q_loss, loop.models.get('discriminator') if done >= t.disc_start else None
-        logs['quantizer'] = q_loss
+        loss, logs['quantizer'] = rec + q_loss, q_loss
+        disc = loop.models.get('discriminator') if done >= t.disc_start else None
         if disc is not None: loss = loss + _adversarial(loop, t, y, rec, done, logs)
         yield 'tokenizer', loss
         if disc is not None:
             real, fake = disc(torch.cat([x, y.detach()])).chunk(2)
             yield 'discriminator', (F.relu(1 - real) + F.relu(1 + fake)).mean() / 2
-        if quantize:
-            logs.update(codes_used=(quant.usage > 0.02 / tok.K).sum(), perplexity=quant.perplexity())
+        if tokens is not None:
+            logs.update(codes_used=(quant.usage > 0.02 / cfg.codes).sum(), perplexity=quant.perplexity())
             _keep_alive(loop, t, f.detach())
         return logs
     return step
@@ -171,45 +160,9 @@ def tokenizer_loop(**changes) -> LoopConfig:
                 save_every=100, preview_every=250, log_every=25)
     return LoopConfig(**{**ours, **changes})
 
-def _start_codebook(loop, x):
-    "Codebook from the features of these images, in every copy of it."
-    tok = loop.model('tokenizer')
-    with torch.no_grad(): f = tok.quantizer.features(tok.encoder(x))
-    tok.quantizer.set_codebook(f)
-    _share(loop)
-
-def _preview(show, warm):
-    "Images over their reconstructions, as the loop wants them: a function of the loop."
-    def preview(l):
-        t, x = l.averaged('tokenizer').eval(), show.to(l.device)
-        y = t.decode(t.encode(x)) if l.step > warm else t(x, quantize=False)[0]
-        return image_grid(torch.cat([x, y]).cpu().clamp(-1, 1), cols=len(x), scale=2)
-    return preview
-
-# %% ../nbs/04_tokenizer.ipynb #04c00039
-def _items(images):
-    "The items of a dataset, or of a stream, in order."
-    if isinstance(images, IterableDataset) or not hasattr(images, '__len__'): return iter(images)
-    return (images[i] for i in range(len(images)))
-
-def _identity(images):
-    "A dataset's fingerprint; without one its length; of a stream without one nothing is known."
-    known = getattr(images, 'fingerprint', None)
-    return known if known is not None else len(images) if hasattr(images, '__len__') else 'a stream without fingerprint'
-
-def _first_images(images, held_out, cfg):
-    "Eight images for previews. Raises ValueError when there are none, or of another size."
-    shown = list(itertools.islice(_items(held_out or images), 8))
-    if not shown or hasattr(images, '__len__') and not len(images):
-        raise ValueError("there are no images to train on: give at least one")
-    show = torch.stack([i['image'] for i in shown])
-    if show.shape[-1] != cfg.image_size:
-        raise ValueError(f"the images have {show.shape[-1]} pixels a side, the tokenizer is configured for"
-                         f" {cfg.image_size}: set one to the other")
-    return show
-
+# %% ../nbs/04_tokenizer.ipynb #c67f1f13
 def _prepare(cfg, training, clip, start):
-    "Tokenizer and perceptual network at the start of a training; no warm start where the codebook is there already."
+    "Tokenizer and perceptual network at the start; no warm start with a trained codebook or an untied quantiser."
     slow = clip is not None and clip.image_size > 2 * cfg.image_size
     tok = Tokenizer(cfg)
     perceptual = Perceptual(training.perceptual, None if slow and training.perceptual == 'auto' else clip)
@@ -217,39 +170,15 @@ def _prepare(cfg, training, clip, start):
     if start or not tok.quantizer.tied: training = replace(training, warm=0)
     return tok, perceptual, training
 
-# %% ../nbs/04_tokenizer.ipynb #04c00040
-def _share(loop, codes=None):
-    "The codebook, or these codes of it, were set by hand: give them to the averaged copy and to the other processes."
-    quant, avg = loop.model('tokenizer').quantizer, loop.averaged('tokenizer').quantizer
-    if loop.world > 1:
-        from accelerate.utils import broadcast
-        for v in (quant.codebook.data, quant.usage, quant.spread): v.copy_(broadcast(v))
-    if avg is quant: return
-    if codes is not None:       # an average with a dead code's place would be neither
-        avg.codebook.data[codes] = quant.codebook.data[codes]
-        return
-    for name in ('usage', 'spread', 'ready'): getattr(avg, name).copy_(getattr(quant, name))
-    avg.codebook.data.copy_(quant.codebook.data)
-
-# %% ../nbs/04_tokenizer.ipynb #04c00041
-def _keep_alive(loop, t, f):
-    "Re-seed dead codes from the features `f` when it is time, and say when the codes are collapsing."
-    quant, step = loop.model('tokenizer').quantizer, loop.step
-    K, can = len(quant.codebook), bool(t.reseed_every) and quant.tied and step < t.reseed_until * loop.cfg.steps
-    look, due = step > t.warm + 50 and step % (10 if can else 500) == 0, can and step % t.reseed_every == 0
-    if not (look or due): return
-    if loop.world > 1:  # all processes must decide alike
-        from accelerate.utils import broadcast
-        quant.usage.copy_(broadcast(quant.usage))
-    perplexity = quant.perplexity()
-    collapsed = look and perplexity < K / 8
-    dead = quant.reseed(f) if due or (can and collapsed) else []
-    if collapsed and loop.main:
-        advice = ("the tokenizer will lose much: try quantizer='nearest' or tied=True, a longer re-seeding"
-                  " (reseed_every, reseed_until), or fewer codes")
-        what = f"{len(dead)} dead ones were re-seeded" if can else advice
-        print(f"step {step}: the codes are collapsing (perplexity {perplexity:.0f} of {K}); {what}", file=sys.stderr)
-    if len(dead): _share(loop, dead)
+# %% ../nbs/04_tokenizer.ipynb #e2180e43
+def _new_run(images, folder, tok, loop, training, perceptual, show):
+    "The `Loop` of a training, with all that tells it from another."
+    models = {'tokenizer': tok}
+    if training.adversarial: models['discriminator'] = PatchDiscriminator(training.disc_channels)
+    settings = dict(stage='tokenizer', model=_sizes(tok.cfg), training=asdict(training), perceptual=perceptual.kind,
+                    data=_identity(images))
+    step, preview = tokenizer_step(training, tok.cfg, perceptual), _preview(show, training.warm)
+    return Loop(folder, loop, models, images, step, preview, settings=settings)
 
 # %% ../nbs/04_tokenizer.ipynb #04c00043
 def train_tokenizer(
@@ -265,20 +194,14 @@ def train_tokenizer(
     """Train a tokenizer on images alone; interrupted, it goes on where it was.
 
     Raises ValueError for settings or images that do not fit, OSError when nothing can be written (see `Loop`)."""
-    cfg, out = start.cfg if start else cfg or TokenizerConfig.preset('tiny'), Path(out)
-    loop, training = loop or tokenizer_loop(), training or TokenizerTraining()
-    show = _first_images(images, held_out, cfg)
-    training = replace(training, warm=min(training.warm, loop.steps // 4))  # a short run, too, ends with codes
+    cfg, loop, out = start.cfg if start else cfg or TokenizerConfig.preset('tiny'), loop or tokenizer_loop(), Path(out)
+    show, training = _first_images(images, held_out, cfg), training or TokenizerTraining()
+    training = replace(training, warm=min(training.warm, loop.steps // 4))
     torch.manual_seed(loop.seed)
     tok, perceptual, training = _prepare(cfg, training, clip, start)
-    models = {'tokenizer': tok}
-    if training.adversarial: models['discriminator'] = PatchDiscriminator(training.disc_channels)
-    settings = dict(stage='tokenizer', model=_sizes(cfg), training=asdict(training), perceptual=perceptual.kind,
-                    data=_identity(images))
-    l = Loop(out / 'training' / 'tokenizer', loop, models, images, tokenizer_step(training, cfg, perceptual),
-             _preview(show, training.warm), settings=settings)
-    perceptual.to(l.device)
-    if clip is not None: clip.model.to(l.device)
+    l = _new_run(images, out / 'training' / 'tokenizer', tok, loop, training, perceptual, show)
+    for network in (perceptual, clip and clip.model):
+        if network is not None: network.to(l.device)
     l.run()
     best = l.averaged('tokenizer').eval()
     if l.main: best.save(out / 'tokenizer')
@@ -303,12 +226,3 @@ def tokenizer_report(
     if not seen: raise ValueError("there are no images to measure on: give at least one")
     use = dict(codes_used=(used > 0).float().mean().item(), perplexity=code_perplexity(used).item())
     return dict(psnr=total / seen, **use, images=seen)
-
-# %% ../nbs/04_tokenizer.ipynb #04c00052
-@patch(as_prop=True)
-def fingerprint(self: Tokenizer) -> str:  # 16 hexadecimal digits
-    "A hash of configuration and weights: equal exactly for equal tokenizers."
-    h = hashlib.sha256(repr(sorted(_sizes(self.cfg).items())).encode())
-    for k, v in sorted(self.state_dict().items()):  # as float16, so that a tokenizer shipped in half precision keeps its name
-        if not k.endswith(('usage', 'ready')): h.update(k.encode() + v.detach().cpu().half().contiguous().numpy().tobytes())
-    return h.hexdigest()[:16]

@@ -86,6 +86,12 @@ def _rotate(x, rot):  # (B, heads, N, channels), (2, N, channels/2)
     (a, b), (cos, sin) = x.chunk(2, -1), rot.to(x.dtype)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
+# %% ../nbs/workshop/23_variants.ipynb #d9d9a784
+def _waves(t, channels):  # (B,) -> (B, channels)
+    "Sines, then cosines of t at channels/2 wavelengths."
+    angle = t[:, None] * 10_000 ** -(torch.arange(channels // 2, device=t.device) / (channels // 2))
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
 # %% ../nbs/workshop/23_variants.ipynb #a5ba427b
 def gelu2(x: Tensor) -> Tensor:
     "x * sigmoid(1.702 x), the approximation of GELU in the release."

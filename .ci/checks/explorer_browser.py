@@ -210,6 +210,20 @@ def stopped(ui, work):
 
 
 @STEPS.append
+def a_text_typed_while_it_draws_is_drawn(ui, work):
+    "The steps are still as many as there are, so that the second text comes while the first is being drawn."
+    ui.prompt().fill('a person with a top hat')
+    ui.button('Generate').click()
+    ui.says('Drawing')
+    ui.prompt().fill('a person with a beanie')
+    ui.prompt().press('Tab')
+    note = ui.top.locator('.cvq-note', has_text='seed')
+    ui.page.wait_for_function("[...document.querySelectorAll('.cvq-note')].some(n => n.textContent.includes('“a person with a beanie”'))")
+    ui.says('pictures in')
+    assert 'not the text above' not in note.first.inner_text(), note.first.inner_text()
+
+
+@STEPS.append
 def nothing_was_raised_in_the_notebook(ui, work):
     assert not ui.page.locator(ERROR).count(), ui.page.locator(ERROR).first.inner_text()[-3000:]
 

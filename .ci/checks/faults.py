@@ -1,11 +1,11 @@
 """What goes wrong elsewhere: hostile configurations, records, tables and pictures, full disks, damaged checkpoints, kills. Prints counts.
 
     python .ci/checks/faults.py            a few minutes, in CI
-    python .ci/checks/faults.py --long             the numbers of README: minutes
-    python .ci/checks/faults.py --long --kills     and 30 kill -9 and 30 SIGTERM in each stage: more than an hour
+    python .ci/checks/faults.py --long --kills --json nbs/results/faults.json      the numbers of README, with 30 kill -9 and 30 SIGTERM in each stage
+    python .ci/checks/faults.py --only kills --kills       one part of it, short; with --json its counts join those of other parts
 
 Each attempt must end well or with one clear error: no other exception, no file outside of the model's folder, no connection, under 20 s and 2 GB."""
-import contextlib, io, json, os, random, resource, shutil, signal, subprocess, sys, tempfile, time, warnings
+import contextlib, io, json, os, platform, queue, random, resource, shutil, signal, subprocess, sys, tempfile, threading, time, warnings
 from pathlib import Path
 
 LONG = '--long' in sys.argv
@@ -248,22 +248,89 @@ def damaged(tmp, n):
         attempt('damaged checkpoint', (file.name, place, i % 2), lambda: line(out).run(), tmp)
         if final(out) != final(tmp / 'whole'): BAD.append(f'damaged checkpoint: other weights, {file.name} at {place}')
 
-SCRIPT = '''
-import sys, clip_vqdiffusion.recipes as r
+# A process that has imported everything and forks for each command: hundreds of kills without hundreds of imports.
+# It says on standard output what begins and ends. The networks are smaller; all other lines are the user's.
+NURSERY = """
+import json, os, sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+import datasets, torch
+torch.set_num_threads(1)
+import clip_vqdiffusion.clip as clip, clip_vqdiffusion.recipes as r
 from clip_vqdiffusion.cli import main
+
+def say(**what): os.write(1, (json.dumps(what) + '\\n').encode())
+quick = dict(batch_size=8, warmup=5, preview_every=12)
 def small(whole):
     def recipe(name):
         x = whole(name)
         x.tokenizer, x.denoiser = replace(x.tokenizer, channels=8, codes=64), {**x.denoiser, 'width': 64, 'depth': 2}
+        x.tokenizer_training = replace(x.tokenizer_training, perceptual='none', warm=5)
+        x.tokenizer_loop, x.denoiser_loop = replace(x.tokenizer_loop, **quick), replace(x.denoiser_loop, **quick)
         return x
     return recipe
+def told(stage, whole):
+    def f(*args, **kw):
+        say(begins=stage)
+        return whole(*args, **kw)
+    return f
 r.recipe, r.clip_gen_recipe = small(r.recipe), small(r.clip_gen_recipe)
-main()
-'''
+clip.CLIP_LOOP = replace(clip.CLIP_LOOP, **quick)
+clip.CLIPConfig = partial(clip.CLIPConfig, embed_dim=32, vision_width=64, vision_layers=1, text_width=64, text_layers=1, vocab_size=600)
+clip.train_clip = told('clip', clip.train_clip)
+r.train_tokenizer, r._encode_both = told('tokenizer', r.train_tokenizer), told('cache', r._encode_both)
+r.train_denoiser, r.train_clip_gen = told('denoiser', r.train_denoiser), told('clip-gen', r.train_clip_gen)
+
+for line in sys.stdin:
+    order = json.loads(line)
+    if not (pid := os.fork()):
+        os.setpgid(0, 0)
+        say(pid=os.getpid())
+        datasets.config.HF_DATASETS_CACHE = Path(order['cache'])
+        sys.argv = ['clipvqd', *order['args']]
+        sys.stdout, sys.stderr = open(os.devnull, 'w'), open(order['err'], 'w', buffering=1)
+        try: main()
+        except SystemExit as e: os._exit(e.code or 0)
+        os._exit(0)
+    say(ended=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+class Nursery:
+    "Starts commands, and follows them."
+    def __init__(self, tmp):
+        self.p, self.lines, self.err = subprocess.Popen([sys.executable, '-c', NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True), queue.Queue(), tmp / 'err.txt'
+        threading.Thread(target=lambda: [self.lines.put(json.loads(l)) for l in self.p.stdout], daemon=True).start()
+
+    def start(self, args, out):
+        self.p.stdin.write(json.dumps(dict(args=[*map(str, args)], cache=str(out) + '-cache', err=str(self.err))) + '\n')
+        self.p.stdin.flush()
+        self.pid, self.stage, self.status, self.times = self.lines.get(timeout=120)['pid'], None, None, {}
+
+    def follow(self, seconds=600, until=None):
+        "Wait so long, or until that stage begins, or the end. Is it running?"
+        end = time.monotonic() + seconds
+        while self.status is None and (until is None or self.stage != until):
+            try: line = self.lines.get(timeout=max(0, end - time.monotonic()))
+            except queue.Empty: return True
+            self.stage, self.status = line.get('begins', self.stage), line.get('ended')
+            self.times[self.stage if self.status is None else 'end'] = time.monotonic()
+        return self.status is None
+
+    def signal(self, signum):
+        begun = time.monotonic()
+        try:
+            os.killpg(self.pid, signum)
+            if self.follow(60): os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError: pass             # it had ended just before
+        self.follow()
+        return time.monotonic() - begun
+
+    def said(self): return self.err.read_text()[-400:]
+
 
 def kills(tmp, each):
-    "kill -9 and SIGTERM at random moments of each stage, again and again; the finals are the undisturbed ones."
+    "kill -9 and SIGTERM at random moments of each stage, until each stage has had its number; what comes out at last is what comes out undisturbed."
     pairs = tmp / 'pairs'
     pairs.mkdir()
     faces = avatars(96, size=64, captions=True, split='all')
@@ -271,48 +338,90 @@ def kills(tmp, each):
         for i in range(96):
             to_pil(faces[i]['image']).save(pairs / f'{i}.png')
             f.write(json.dumps(dict(file_name=f'{i}.png', text=faces[i]['text'])) + '\n')
-    common = ['--save-every', '5', '--threads', '1']
-    train = lambda out, clip: ['train', '--images', pairs, '--clip', clip, '--out', out, '--tokenizer-steps', '40', '--decoder-steps', '40', *common]
-    stages = {'clip': lambda out: ['train-clip', '--pairs', pairs, '--out', out, '--steps', '40', *common],
-              'tokenizer, cache, denoiser': lambda out: train(out, tmp / 'clip-a'),
-              'clip-gen': lambda out: [*train(out, tmp / 'clip-a'), '--decoder', 'clip-gen']}
-    def start(args): return subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    def weights(out): return {str(f.relative_to(out)): f.read_bytes() for f in out.rglob('*.safetensors') if 'training' not in f.parts}
-    for (stage, args), n in zip(stages.items(), (each, 3 * each, each)):
-        a, b, rng = tmp / f'{stage[:4]}-a', tmp / f'{stage[:4]}-b', random.Random(1)
-        begun = time.monotonic()
-        p = start(args(a)); err = p.communicate()[1]
-        if p.returncode: BAD.append(f'{stage}: {err[-300:]}'); return
-        whole = time.monotonic() - begun
-        for signum in (signal.SIGKILL, signal.SIGTERM):
-            kind, out = f'{signal.Signals(signum).name}, {stage}', b if signum == signal.SIGKILL else Path(f'{b}-term')
-            COUNTS[kind] = dict(tried=0, fine=0, refused=0)
-            for _ in range(n):
-                p = start(args(out))
-                try: p.wait(whole * rng.uniform(.3, 1)); ended = True
-                except subprocess.TimeoutExpired: ended = False; p.send_signal(signum)
-                begun = time.monotonic(); p.communicate(); COUNTS[kind]['tried'] += 1
-                COUNTS[kind]['fine'] += 1
-                if time.monotonic() - begun > 10: BAD.append(f'{kind}: took {time.monotonic() - begun:.0f} s to stop')
-                if ended: shutil.rmtree(out)             # it came to its end: begin again
-            p = start(args(out)); err = p.communicate()[1]
-            if p.returncode: BAD.append(f'{kind}: {err[-300:]}')
-            elif weights(out) != weights(a): BAD.append(f'{kind}: other final weights')
+    common = ['--save-every', '2', '--threads', '1']
+    def train_clip(out): return ['train-clip', '--pairs', pairs, '--out', out, '--steps', '12', *common]
+    def train(out): return ['train', '--images', pairs, '--clip', tmp / 'clip', '--out', out, '--tokenizer-steps', '12', '--decoder-steps', '12', *common]
+    def clip_gen(out): return [*train(out), '--decoder', 'clip-gen']
+    def result(out): # the weights, and the names of all files: nothing lies about but the note of a lock. Checkpoints may differ in step; pictures of the course may lack the last moment
+        names = {f.relative_to(out): f for f in out.rglob('*') if f.is_file() and f.name not in ('.lock.json', 'curves.png') and not f.match('checkpoints/step_*/*') and f.parent.name != 'previews'}
+        return {str(name): f.suffix == '.safetensors' and f.read_bytes() for name, f in names.items()}
+    def copied(a, b):
+        for end in ('', '-cache'):
+            shutil.rmtree(f'{b}{end}', ignore_errors=True)
+            if Path(f'{a}{end}').exists(): shutil.copytree(f'{a}{end}', f'{b}{end}')
+    nursery, rng = Nursery(tmp), random.Random(1)
+    for args, stages in ((train_clip, ['clip']), (train, ['tokenizer', 'cache', 'denoiser']), (clip_gen, ['clip-gen'])):
+        whole = tmp / ('clip' if args is train_clip else f'whole-{stages[0]}')
+        nursery.start(args(whole), whole)
+        nursery.follow()
+        if nursery.status: BAD.append(f'{stages}: {nursery.said()}'); return
+        marks, wanted = list(nursery.times.items()), result(whole)
+        length = {a: then - now for (a, now), (_, then) in zip(marks, marks[1:])}
+        for stage in stages:
+            base = tmp / f'before-{stage}'               # the folder as it is when the stage begins
+            nursery.start(args(base), base)
+            nursery.follow(until=stage)
+            nursery.signal(signal.SIGKILL)
+            for signum in (signal.SIGKILL, signal.SIGTERM):
+                kind, out, fresh = f'{signal.Signals(signum).name}, {stage}', tmp / f'out-{stage}', True
+                n = COUNTS[kind] = dict(tried=0, fine=0, refused=0, compared=0)
+                while n['tried'] < each or not fresh:
+                    if fresh: copied(base, out)
+                    fresh = False
+                    nursery.start(args(out), out)
+                    running = nursery.follow(until=stage) and (n['tried'] >= each or nursery.follow(rng.uniform(0, .8 * length[stage])))
+                    if running and nursery.stage == stage and n['tried'] < each:
+                        took = nursery.signal(signum)
+                        n['tried'] += 1
+                        wrong = [w for w in (took > 10 and f'took {took:.0f} s to stop', 'Traceback' in nursery.said() and nursery.said(), nursery.status == 128 + signum and 'goes on' not in nursery.said() and 'did not say how to go on') if w]
+                        BAD.extend(f'{kind}: {w}' for w in wrong)
+                        n['fine'] += not wrong
+                    elif running: nursery.follow()       # it is past that stage: let it come to its end
+                    if nursery.status == 0:
+                        n['compared'], fresh = n['compared'] + 1, True
+                        made = result(out)
+                        if made != wanted: BAD.append(f'{kind}: other files or weights: {sorted(k for k in {*made, *wanted} if made.get(k) != wanted.get(k))[:5]}')
+                    elif nursery.status > 0 and nursery.status not in (128 + signum,):
+                        BAD.append(f'{kind}: exit status {nursery.status}: {nursery.said()}')
+                        if len(BAD) > 100: return
+                print(f'{kind}: {n}', flush=True)
+    nursery.p.stdin.close()
+    nursery.p.wait()
 
+
+PARTS = ((hostile_configs, 40, 300), (hostile_records, 60, 400), (hostile_tables, 20, 200), (hostile_options, 40, 300), (hostile_pictures, 60, 400), (full_disks, 12, 1000), (damaged, 12, 100), (kills, 0, 30))
+
+def option(name): return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else None
+
+def machine():
+    try: cpu = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
+    except (OSError, StopIteration): cpu = platform.machine()
+    return f'{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__}'
+
+def write_counts(path, seconds):
+    "What README's table is made from."
+    head = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=7'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    kinds = [dict(kind=k, **n, bad=sum(b.startswith(f'{k}: ') for b in BAD)) for k, n in COUNTS.items()]
+    path = Path(path)
+    if path.is_file() and (before := json.loads(path.read_text(encoding='utf-8')))['commit'] == head: # parts of one run, one after the other
+        kinds, seconds = [k for k in before['kinds'] if k['kind'] not in COUNTS] + kinds, seconds + before['seconds']
+    total = {k: sum(kind[k] for kind in kinds) for k in ('tried', 'bad')}
+    path.write_text(json.dumps(dict(commit=head, machine=machine(), seconds=round(seconds), **total, kinds=kinds), indent=1) + '\n', encoding='utf-8')
 
 def main():
     os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')
+    only, begun = option('--only'), time.monotonic()
     with tempfile.TemporaryDirectory() as d:
-        tmp, begun = Path(d), time.monotonic()
-        os.environ['HF_HOME'] = str(tmp / 'hf')
-        for f, short, long in ((hostile_configs, 40, 300), (hostile_records, 60, 400), (hostile_tables, 20, 200), (hostile_options, 40, 300), (hostile_pictures, 60, 400),
-                               (full_disks, 12, 1000), (damaged, 12, 100), (kills, 0, 30 if '--kills' in sys.argv else 0)):
-            if n := (long if LONG else short): f(tmp, n)
+        os.environ['HF_HOME'] = str(Path(d) / 'hf')
+        for f, short, long in PARTS:
+            if only and f.__name__ != only or f is kills and '--kills' not in sys.argv: continue
+            f(Path(d), long if LONG else short or 2)
             print(f'{f.__name__}: {time.monotonic() - begun:.0f} s', flush=True)
     print(f"\n{'what':42}{'tried':>7}{'fine':>7}{'refused':>9}")
     for kind, n in COUNTS.items(): print(f"{kind:42}{n['tried']:>7}{n['fine']:>7}{n['refused']:>9}")
     for b in BAD[:40]: print('BAD', b)
     print(f'{sum(n["tried"] for n in COUNTS.values())} tried, {len(BAD)} bad')
+    if path := option('--json'): write_counts(path, time.monotonic() - begun)
     return bool(BAD)
 
 if __name__ == '__main__': sys.exit(main())
