@@ -54,7 +54,7 @@ def check_curves(
 class Float64Buffers(nn.Module):
     "A module whose buffers move with the model, but stay in float64 (float32 on devices that have no float64)."
     def _apply(self, fn, recurse=True):
-        device = fn(torch.empty(0)).device
+        device = fn(torch.empty(0, device='cpu')).device
         dtype = torch.float32 if device.type == 'mps' else torch.float64
         for name, value in self.named_buffers(recurse=False): setattr(self, name, value.to(device, dtype))
         return self
