@@ -673,7 +673,8 @@ def _call(self: Explorer, order, seed, callback): # the pictures, what was warne
 @patch
 def _words(self: Explorer, drawn):
     "The settings in words."
-    used = {w.description: drawn.call['settings'].get(k) for k, w in self.knobs.items()}
+    call = drawn.call[0] if isinstance(drawn.call, list) else drawn.call # a list: each picture had its own seed
+    used = {w.description: call['settings'].get(k) for k, w in self.knobs.items()}
     number = lambda v: f'{v:g}' if isinstance(v, float) else str(v)
     return ', '.join(f'{name} {number(v)}' for name, v in used.items() if v is not None)
 
