@@ -929,9 +929,9 @@ def _start_lab(folder, port, token):
     options = dict(ip='127.0.0.1', port=port, port_retries=0, root_dir=folder, open_browser=False)
     argv = [sys.executable, '-m', 'jupyterlab', *(f'--ServerApp.{k}={v}' for k, v in options.items())]
     if hasattr(os, 'geteuid') and os.geteuid() == 0: argv.append('--allow-root')
-    log, env = open(folder/'server.log', 'w'), {**os.environ, 'JUPYTER_TOKEN': token}
-    how = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
-    return subprocess.Popen(argv, **how)
+    how = dict(env={**os.environ, 'JUPYTER_TOKEN': token}, start_new_session=True)
+    with open(folder/'server.log', 'w') as log:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **how)
 
 
 def _answers(server, status, log, seconds=120):
