@@ -66,7 +66,7 @@ def _size_mb(folder, *without):
 # %% ../nbs/workshop/37_inspection.ipynb #8c53f4dc
 def _about(pipe, scorer, folder, pace, begun, kw, **settings):
     "What a report says of the model, its speed and the settings."
-    other = {'denoiser', 'clip_gen'} - {pipe.part} | {'clip', 'words'} - {Path(pipe.clip.name).name}
+    other = {'denoiser', 'clip_gen', 'one_step'} - {pipe.part} | {'clip', 'words'} - {Path(pipe.clip.name).name}
     machine = dict(threads=torch.get_num_threads(), torch=torch.__version__, machine=_machine())
     return dict(size_mb=_size_mb(folder, *other), size_all_mb=_size_mb(folder), images_per_second=pace,
                 seconds=time.perf_counter() - begun,
