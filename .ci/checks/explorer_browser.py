@@ -102,6 +102,10 @@ STEPS = []  # in the order of the file; each is called with the panel and the fo
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 
 
+THERE = f"!!(document.querySelector('.cvq-say') || document.querySelector('{ERROR}'))"
+STATUS = "document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status"
+
+
 def opened(ui, work):
     idle = ui.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
     asked = ui.page.locator('.jp-Dialog button.jp-mod-accept')  # "Select Kernel": on a busy machine the list of kernels may come too late
@@ -111,9 +115,12 @@ def opened(ui, work):
     for _ in range(10):  # a kernel may look idle before the page has a connection to it, and then nothing is run
         ui.page.get_by_role('menuitem', name='Run', exact=True).click()
         ui.page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
-        try: ui.page.wait_for_function("/[*1]/.test(document.querySelector('.jp-CodeCell .jp-InputPrompt').textContent)", timeout=5000 * SLOW); break
-        except Exception: print("Run All Cells did nothing, once more", flush=True)
-    ui.page.wait_for_function(f"document.querySelector('.cvq-say') || document.querySelector('{ERROR}')")
+        try: ui.page.wait_for_function(f"{THERE} || {STATUS} == 'busy'", timeout=5000 * SLOW)
+        except Exception: print("Run All Cells did nothing, once more", flush=True); continue
+        ui.page.wait_for_function(f"{THERE} || {STATUS} == 'idle'")
+        ui.page.wait_for_timeout(500)
+        if ui.page.evaluate(THERE): break
+        print("the run was lost, once more", flush=True)
     assert not ui.page.locator(ERROR).count(), ui.page.locator(ERROR).first.inner_text()[-3000:]
     ui.says('is ready')
     idle.wait_for()  # also the cells below
@@ -323,16 +330,16 @@ def filmed(ui, path, words='a smiling person with long red hair, glasses and a t
     row, places = ui.prompt(), ui.top.locator('.cvq-pick:visible')
     for i, letter in enumerate(words):
         ui.page.keyboard.type(letter)
-        if letter == ' ' or i < 3: continue       # a space changes nothing
+        if (i % 2 or i < 3) and i + 1 < len(words): continue       # every second key is enough for a film
         shows(ui, words[:i + 1])
         ui.page.wait_for_timeout(150)
         text = Image.open(BytesIO(row.screenshot())).convert('RGB')
-        faces = [Image.open(BytesIO(places.nth(k).screenshot())).convert('RGB').resize((104, 104)) for k in range(4)]
-        frame = Image.new('RGB', (4 * 108 + 4, 148), 'white')
+        faces = [Image.open(BytesIO(places.nth(k).screenshot())).convert('RGB').resize((88, 88), Image.Resampling.LANCZOS) for k in range(4)]
+        frame = Image.new('RGB', (388, 130), 'white')
         frame.paste(text.crop((0, 0, frame.width - 8, min(text.height, 32))), (4, 4))
-        for k, face in enumerate(faces): frame.paste(face, (4 + 108 * k, 40))
-        frames.append(frame.quantize(48, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
-    each = [110] * (len(frames) - 1) + [2500]
+        for k, face in enumerate(faces): frame.paste(face, (6 + 96 * k, 38))
+        frames.append(frame.quantize(32, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+    each = [200] * (len(frames) - 1) + [2500]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=each, loop=0, optimize=True)
     print(f'film: {path}, {len(frames)} frames, {path.stat().st_size / 1000:.0f} kB', flush=True)
 
