@@ -1,9 +1,9 @@
 """The explorer in a real JupyterLab, driven by mouse and keyboard in headless Chromium: a copy of nbs/15_explorer.ipynb is opened, all of it is run, and the panel is used.
 
-    explorer_browser.py [--shots FOLDER] [--film FILE.gif] [--only live]
+    explorer_browser.py [--shots FOLDER] [--film FILE.gif] [--figures FILE.json] [--only live]
 
 Then `clipvqd explore` is started, and two sentences are typed into it letter by letter: each key must bring a new picture. Where the bundled model has no student, a copy of it gets its own denoiser as one, which is as fast.
-Screenshots of the steps go to FOLDER, a film of a typed sentence to FILE.gif. `--only live` leaves the first part out. Needs Chromium; the package playwright is installed for this run where it is missing."""
+Screenshots of the steps go to FOLDER, a film of a typed sentence to FILE.gif, the seconds from key to picture to FILE.json. `--only live` leaves the first part out. Needs Chromium; the package playwright is installed for this run where it is missing."""
 import argparse, json, os, re, secrets, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
 from contextlib import contextmanager
 from io import BytesIO
@@ -271,6 +271,7 @@ def clipvqd_explore(tmp, model):
     assert server.returncode == 0, f'clipvqd explore: status {server.returncode} after Ctrl-C'
 
 
+FIGURES = {}  # measured
 SENTENCES = 'a smiling person with long red hair and glasses', 'a sad person with a green top hat on a yellow background'
 WATCH = """() => {
     const box = document.querySelector('.cvq input[placeholder^="what the pictures"]'), panel = document.querySelector('.cvq')
@@ -302,8 +303,8 @@ def typed_letter_by_letter(ui, work):
         assert pictures[-1] > len(words) / 4, f'{pictures[-1]} pictures for {len(words)} keys'
     waits.sort()
     at = lambda p: waits[min(len(waits) - 1, int(p * len(waits)))]
-    print(f'live: {len(waits)} keys, {sum(pictures)} new pictures; from key to picture: median {at(.5):.0f} ms, 95th percentile {at(.95):.0f} ms, longest {waits[-1]:.0f} ms'
-          f' (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)', flush=True)
+    FIGURES.update(keys=len(waits), pictures=sum(pictures), median=round(at(.5)), p95=round(at(.95)), longest=round(waits[-1]), cores=os.cpu_count(), load=os.getloadavg()[0])
+    print('live: {keys} keys, {pictures} new pictures; from key to picture: median {median} ms, 95th percentile {p95} ms, longest {longest} ms (load {load:.1f} on {cores} cores)'.format(**FIGURES), flush=True)
     assert at(.95) < 2000 * SLOW, waits
 
 
@@ -334,10 +335,10 @@ def filmed(ui, path, words='a smiling person with long red hair, glasses and a t
         shows(ui, words[:i + 1])
         ui.page.wait_for_timeout(150)
         text = Image.open(BytesIO(row.screenshot())).convert('RGB')
-        faces = [Image.open(BytesIO(places.nth(k).screenshot())).convert('RGB').resize((88, 88), Image.Resampling.LANCZOS) for k in range(4)]
-        frame = Image.new('RGB', (388, 130), 'white')
+        faces = [Image.open(BytesIO(places.nth(k).screenshot())).convert('RGB').resize((80, 80), Image.Resampling.LANCZOS) for k in range(4)]
+        frame = Image.new('RGB', (388, 122), 'white')
         frame.paste(text.crop((0, 0, frame.width - 8, min(text.height, 32))), (4, 4))
-        for k, face in enumerate(faces): frame.paste(face, (6 + 96 * k, 38))
+        for k, face in enumerate(faces): frame.paste(face, (10 + 96 * k, 38))
         frames.append(frame.quantize(32, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
     each = [200] * (len(frames) - 1) + [2500]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=each, loop=0, optimize=True)
@@ -371,6 +372,7 @@ def main():
     args = argparse.ArgumentParser()
     args.add_argument('--shots', type=Path)
     args.add_argument('--film', type=Path)
+    args.add_argument('--figures', type=Path)
     args.add_argument('--only', choices=['live'])
     args = args.parse_known_args()[0]  # .ci/run gives every check a folder of reference files
     if not CHROMIUM: sys.exit("there is no chromium, chromium-browser or google-chrome here: install one (Debian: apt-get install chromium)")
@@ -392,6 +394,7 @@ def main():
                 ui = Panel(new_page(browser, address), args.shots, typed=True)
                 failed += use(ui, tmp, LIVE)
                 if args.film and not failed: filmed(ui, args.film)
+                if args.figures: args.figures.write_text(json.dumps(FIGURES))
                 steps += [opened, *LIVE]
             browser.close()
     if failed: sys.exit(f"{len(failed)} of {len(steps)} steps failed: {', '.join(failed)}")
