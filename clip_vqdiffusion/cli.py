@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'generate', 'vary', 'inpaint', 'interpolate', 'edit', 'train', 'train_clip_command', 'distill_command',
-           'train_bundled_command', 'evaluate_command', 'reconstruct', 'info', 'import_released_command',
-           'selftest_command', 'bench_command', 'score_command']
+           'explore_command', 'train_bundled_command', 'evaluate_command', 'reconstruct', 'info',
+           'import_released_command', 'selftest_command', 'bench_command', 'score_command']
 
 # %% ../nbs/workshop/17_cli.ipynb #6b0592e1
 import functools, inspect, json, logging, math, os, re, sys, traceback, warnings
@@ -887,6 +887,99 @@ def _faces(images, size):
     from clip_vqdiffusion.avatars import avatars
     from clip_vqdiffusion.data import image_dataset
     return avatars(12_000, size) if images in (None, 'avatars') else image_dataset(images, size=size)
+
+# %% ../nbs/workshop/17_cli.ipynb #ef5d9f6c
+def _explorer_notebook(model, folder):
+    "A notebook (dict) of one cell, which opens the explorer. Name and folder are data in it: JSON in a JSON string."
+    data = json.dumps(json.dumps([model, str(folder)]))
+    source = (
+        "# Press Shift+Enter\nimport json, os\nfrom clip_vqdiffusion.explorer import explore\n"
+        f"model, folder = json.loads({data})\nos.chdir(folder)\nexplore(model)"
+    )
+    cell = dict(cell_type='code', id='explore', metadata={}, source=source, outputs=[], execution_count=None)
+    kernel = dict(display_name='Python 3', language='python', name='python3')
+    return dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
+
+
+def _check_explorable(model):
+    "Is there JupyterLab, and such a model? A Hub id is left to the explorer. Raises OSError."
+    from importlib.resources import files
+    from importlib.util import find_spec
+    if find_spec('jupyterlab') is None:
+        raise OSError("the explorer is shown in JupyterLab, which is not installed here: pip install jupyterlab")
+    hub = model.count('/') in (1, 2) and not model.startswith(('.', '/', '~'))
+    if hub or Path(model).is_dir() or (files('clip_vqdiffusion')/'models'/model).is_dir(): return
+    from clip_vqdiffusion.saving import _find
+    _find(model, {})
+
+# %% ../nbs/workshop/17_cli.ipynb #e350636f
+def _free_port(port):
+    "This port, or for 0 one that is free. Raises OSError when it is in use."
+    import socket
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try: s.bind(('127.0.0.1', port))
+        except OSError as e: raise OSError(f"port {port} cannot be used ({e.strerror}): choose another --port") from e
+        return s.getsockname()[1]
+
+
+def _start_lab(folder, port, token):
+    "A JupyterLab server of a folder, as a process; what it says goes to server.log."
+    import subprocess
+    options = dict(ip='127.0.0.1', port=port, port_retries=0, root_dir=folder, open_browser=False)
+    argv = [sys.executable, '-m', 'jupyterlab', *(f'--ServerApp.{k}={v}' for k, v in options.items())]
+    if hasattr(os, 'geteuid') and os.geteuid() == 0: argv.append('--allow-root')
+    how = dict(env={**os.environ, 'JUPYTER_TOKEN': token}, start_new_session=True)
+    with open(folder/'server.log', 'w') as log:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **how)
+
+
+def _answers(server, status, log, seconds=120):
+    "Wait until the server answers. Raises OSError when it ends before, or takes too long."
+    import time, urllib.request
+    ends = time.monotonic() + seconds
+    while server.poll() is None and time.monotonic() < ends:
+        try: return urllib.request.urlopen(status, timeout=5).close()
+        except OSError: time.sleep(.1)
+    raise OSError(f"JupyterLab did not start: {' '.join(log.read_text().split())[-600:]}")
+
+# %% ../nbs/workshop/17_cli.ipynb #8798951c
+@app.command('explore', short_help='Open the explorer in a browser: type, and see the picture.')
+def explore_command(
+    model: _Model = 'avatars',
+    port: Annotated[int, typer.Option('--port', min=0, max=65535, help="Of the server; 0 = one that is free.")] = 0,
+    no_browser: Annotated[bool, typer.Option('--no-browser', help="Print the address only.")] = False,
+):
+    """Open the explorer in a browser: JupyterLab with a notebook of one cell; press Shift+Enter in it. Ctrl-C ends it.
+
+    Where the model has a student (see `clipvqd distill`), the picture follows the prompt while you type."""
+    _check_explorable(model)
+    import secrets, tempfile
+    port, token = _free_port(port), secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix='clipvqd-', ignore_cleanup_errors=True) as folder:
+        book = Path(folder)/'explorer.ipynb'
+        book.write_text(json.dumps(_explorer_notebook(model, Path.cwd())))
+        _serve(_start_lab(book.parent, port, token), f'http://127.0.0.1:{port}', token, book, no_browser)
+
+# %% ../nbs/workshop/17_cli.ipynb #37c309d1
+def _serve(server, address, token, book, no_browser):
+    "Say where the explorer is, and wait for Ctrl-C, SIGTERM or the end of the server."
+    import signal, subprocess, webbrowser
+    def stop(*_): raise KeyboardInterrupt
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        _answers(server, f'{address}/api/status?token={token}', book.with_name('server.log'))
+        url = f'{address}/lab/tree/{book.name}?token={token}'
+        print(url, flush=True)
+        _say("Press Shift+Enter in the notebook. Ctrl-C here ends it.")
+        if not no_browser: webbrowser.open(url)
+        server.wait()
+    except KeyboardInterrupt: _say("Ended.")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        server.terminate()          # it ends its kernels first
+        try: server.wait(20)
+        except subprocess.TimeoutExpired: server.kill()
 
 # %% ../nbs/workshop/17_cli.ipynb #31d55f1d
 @app.command('train-bundled', short_help='Train everything that comes with this package from nothing.')

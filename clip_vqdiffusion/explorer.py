@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .editing import _so_far
+from .one_step import FEW, student_folder, with_student
 from .pipeline import CLIPVQDiffusion, PipelineOutput, bundled_models, save_picture
 from .sampling import GUIDANCE, SCHEDULERS
 from .show import to_pil
@@ -120,15 +121,19 @@ class Shown:
     sources: dict = field(default_factory=dict)
     order: object = None # the press of a button that they came from
     texts: tuple = () # that were drawn
+    live: bool = False # drawn while the text was typed: the next live set takes its place
 
 # %% ../nbs/workshop/15_explorer.ipynb #581360e4
 class Explorer:
     """A panel to play with a model in JupyterLab. What goes wrong is shown in it; nothing is raised.
 
-    Every attribute that is no private one is a widget, except `pipe`, `sets` (all that was drawn), `at` (which of them
-    is shown), `canvas` (what is being repainted), `busy`, `error` (the last exception) and `clock` (seconds)."""
+    Every attribute that is no private one is a widget, except `pipe`, `student` (draws in one step, or None), `sets`
+    (all that was drawn), `at` (which of them is shown), `canvas` (what is being repainted), `busy`, `error` (the last
+    exception) and `clock` (seconds)."""
     most = 8 # pictures at a time
     grace = 1.0 # seconds after a press in which a text that arrives was meant by it
+    lull = 0.01 # seconds in which several keys are taken for one, see *While it is typed*
+    patience = 0.15 # seconds without a new picture after which an outdated one is better than none
     def __init__(self,
         model: str | CLIPVQDiffusion = 'avatars', # a folder, the name of a bundled model, a hub id, or a pipeline
         side: int = 168, # screen pixels of a picture
@@ -136,6 +141,8 @@ class Explorer:
         self.pipe, self.sets, self.at, self.canvas = None, [], -1, None
         self.busy, self.error, self.clock, self._lock = False, None, time.monotonic, threading.Lock()
         self._preview = self._work = self._soon = self._used = self._way = self._order = None
+        self.student = self._running = self._next = None
+        self._shown_at = -math.inf # when a live picture was shown
         self._make(side)
         with self._in_place(): self._use(model)
         self.model.observe(self._chosen, 'value')
@@ -179,6 +186,7 @@ def _make_top(self: Explorer):
     self.generate = W.Button(description='Generate', icon='play', button_style='primary', tooltip=tip)
     self.stop = W.Button(description='Stop', icon='stop', tooltip='End the drawing under way')
     self.prompt = self._box('what the pictures shall show; Enter draws them', self.generate)
+    self.prompt.observe(lambda _: self._follow(), 'value')
     self.message = W.HTML(layout=W.Layout(flex='1 1 auto'))
     self.progress = W.IntProgress(layout=W.Layout(width='200px', visibility='hidden'))
     self._on(self.generate, self._generate)
@@ -247,7 +255,7 @@ def _make_settings(self: Explorer):
     tip, narrow = 'Take the next seed for each drawing', W.Layout(width='80px')
     self.fresh = W.Checkbox(True, description='next', indent=False, tooltip=tip, layout=narrow)
     wide = W.Layout(flex_flow='row wrap', width='100%')
-    controls = [self.model, *self.knobs.values(), self.count, W.HBox([self.seed, self.fresh])]
+    controls = [self.model, *self.knobs.values(), self.count, W.HBox([self.seed, self.fresh]), self._make_live()]
     line = W.HBox([self.message, self.progress], layout=W.Layout(width='100%', min_height='32px'))
     self._rows += [W.Box(controls, layout=wide), line]
 
@@ -262,12 +270,18 @@ def settings(self: Explorer) -> dict: # as a pipeline takes them
 
 # %% ../nbs/workshop/15_explorer.ipynb #0d54c371
 @patch
-def _next_seed(self: Explorer):
-    "The seed for the next drawing. Raises ValueError when what was typed is none."
+def _read_seed(self: Explorer):
+    "The seed as it was typed. Raises ValueError when it is none."
     text = self.seed.value.strip()
     if not re.fullmatch(r'\d{1,19}', text) or int(text) >= 2**63:
         raise ValueError(f"the seed must be a whole number from 0 to {2**63 - 1}, got {text!r}")
-    seed = int(text)
+    return int(text)
+
+
+@patch
+def _next_seed(self: Explorer):
+    "The seed for the next drawing."
+    seed = self._read_seed()
     if self.fresh.value and seed == self._used: seed = (seed + 1) % 2**63
     self.seed.value = str(seed)
     return seed
@@ -294,10 +308,11 @@ def _make_gallery(self: Explorer, side):
 @patch
 def _turn(self: Explorer, by):
     self._idle()
-    if not 0 <= self.at + by < len(self.sets):
-        raise ValueError("there is no set of pictures " + ("before this one" if by < 0 else "after this one"))
-    self.at += by
-    self._show()
+    with self._lock: # a live drawing shows its pictures under the lock as well
+        if not 0 <= self.at + by < len(self.sets):
+            raise ValueError("there is no set of pictures " + ("before this one" if by < 0 else "after this one"))
+        self.at += by
+        self._show()
 
 # %% ../nbs/workshop/15_explorer.ipynb #fb757c7c
 @patch
@@ -315,7 +330,7 @@ def _tell(self: Explorer):
     if not self.sets: return
     s = self.sets[self.at]
     words = f'{self.at + 1} of {len(self.sets)}: {s.note}'
-    if s.order and s.texts != s.order.said(): words += ' (not the text above: that is not drawn yet)'
+    if s.order and not (s.live and self.live.value) and s.texts != s.order.said(): words += ' (not the text above: that is not drawn yet)'
     self.note.value = f'<div class="cvq-note">{html.escape(words)}</div>'
 
 # %% ../nbs/workshop/15_explorer.ipynb #9218af91
@@ -427,23 +442,40 @@ def _on(self: Explorer, button, act, *args):
 
 @patch
 def _idle(self: Explorer):
-    "Raises ValueError while something is under way."
-    if self.busy: raise ValueError("a drawing is under way: wait for it, or press Stop")
+    "Raises ValueError while something is under way. A live drawing gives way."
+    running = self._running
+    if running is not None and running.live: running.stopped, running.late = True, False
+    elif self.busy: raise ValueError("a drawing is under way: wait for it, or press Stop")
 
 # %% ../nbs/workshop/15_explorer.ipynb #f194d2b6
 @patch
-def _background(self: Explorer, work, again=lambda: False):
-    "Do some work in a thread of its own, and once more while `again()`. Raises ValueError while another is under way."
+def _background(self: Explorer, work, again=lambda: False, order=None):
+    """Do some work in a thread of its own, and once more while `again()`. Raises ValueError while another is under way.
+
+    After a live drawing its thread does what is asked for next."""
     with self._lock:
         self._idle()
-        self.busy = True
-    def run():
-        while self.busy:
-            with self._in_place(): work()
-            with self._lock: self.busy = again() # under the lock: no text can come in between
-        self.progress.layout.visibility = 'hidden'
-    self._work = threading.Thread(target=run, daemon=True)
+        self._next = work, again, order
+        if self.busy: return
+        self.busy, self._running = True, order
+    self._work = threading.Thread(target=self._run, daemon=True)
     self._work.start()
+
+
+@patch
+def _run(self: Explorer):
+    "Work until there is nothing left to do. What comes next is decided under the lock: nothing falls in between."
+    now, more = None, True
+    while more:
+        with self._lock:
+            now = self._next or now
+            self._next, self._running = None, now[2]
+        with self._in_place(): now[0]()
+        with self._lock:
+            self.busy = more = self._next is not None or now[1]()
+            if more: continue
+            self._running = None
+            self.progress.layout.visibility = 'hidden'
 
 # %% ../nbs/workshop/15_explorer.ipynb #99bfba79
 @patch
@@ -460,6 +492,8 @@ def wait(self: Explorer,
 # %% ../nbs/workshop/15_explorer.ipynb #ccb1ce9e
 @patch
 def _stop(self: Explorer):
+    running = self._running
+    if running is not None and running.live: return self._idle()
     if not self.busy or self._preview is None: return self.say("Nothing is being drawn.")
     self._order.stopped = True
     self._preview.stop.set()
@@ -475,10 +509,11 @@ def _use(self: Explorer, model):
         self.say(f"Loading {model} ...")
         model = CLIPVQDiffusion.from_pretrained(name, device='cuda' if torch.cuda.is_available() else 'cpu')
     for part in ('clip', 'tokenizer'): model._need(part, 'to explore it')
-    self.pipe = model
+    self.pipe, self.student = model, self._its_student(model)
     self._fit()
     if not self.model.value: self.model.value = model.name or ''
-    self.say(f"{model.name or 'The model'} is ready: type a prompt and press Enter.")
+    how = "the pictures follow the prompt while you type" if self.live.value else "type a prompt and press Enter"
+    self.say(f"{model.name or 'The model'} is ready: {how}.")
 
 # %% ../nbs/workshop/15_explorer.ipynb #8b5dca12
 @patch
@@ -498,6 +533,7 @@ def _fit(self: Explorer):
     for name, w in self.knobs.items():
         w.layout.display = None if name in d else 'none'
         if name in d: w.value = d[name] or 0 if name == 'top_k' else d[name]
+    self._fit_live()
     self._fit_edits()
     self._fit_mask()
 
@@ -555,6 +591,8 @@ class Order:
     late: bool = False # another text has come since
     taken: float = -math.inf # when such a text was last taken in
     stopped: bool = False # by the Stop button
+    whole: bool = False # begins from nothing, so a student can draw it
+    live: bool = False # follows the text and the settings
 
     def said(self): return tuple(box.value for box in self.boxes)
 
@@ -571,7 +609,7 @@ def _draw(self: Explorer, order):
 def _taken(self: Explorer, order):
     "Whether this is the Enter key of a text that was taken in a moment ago, and is drawn already."
     last = self._order
-    if last is None or last.boxes != order.boxes or not order.boxes or last.stopped: return False
+    if last is None or last.live or last.boxes != order.boxes or not order.boxes or last.stopped: return False
     if not last.late and last.said() != last.texts: return False
     return self.clock() - last.taken <= self.grace
 
@@ -580,12 +618,12 @@ def _taken(self: Explorer, order):
 def _begin(self: Explorer, order):
     def work():
         if self.pipe is None: raise ValueError("no model is loaded: name one that there is")
-        try: self._draw_once(order)
+        try: (self._draw_live if order.live else self._draw_once)(order)
         except Stopped:
-            if order.stopped or not order.late: raise
+            if not order.live and (order.stopped or not order.late): raise
     self._idle()
     order.late, self._order = False, order
-    self._background(work, lambda: order.late and not order.stopped)
+    self._background(work, lambda: order.late and (order.live or not order.stopped), order)
 
 # %% ../nbs/workshop/15_explorer.ipynb #3463a0f3
 @patch
@@ -597,7 +635,7 @@ def _draw_once(self: Explorer, order):
     try:
         seed, begun = self._next_seed(), time.perf_counter()
         self._make_room(order)
-        drawn, heard = self._call(order, seed)
+        drawn, heard = self._call(order, seed, self._preview)
         words = f'{order.note(*order.texts)}; seed {seed}, {self._words(drawn)}'
         shown = Shown(drawn, words, order.sources, order, order.texts)
         self._used, self.sets = seed, [*self.sets, shown][-50:]
@@ -621,19 +659,22 @@ def _make_room(self: Explorer, order):
 
 
 @patch
-def _call(self: Explorer, order, seed): # the pictures, what was warned of
-    generator = torch.Generator(self.pipe.device).manual_seed(seed)
+def _call(self: Explorer, order, seed, callback): # the pictures, what was warned of
+    seeded = lambda s: torch.Generator(self.pipe.device).manual_seed(s % 2**63)
+    generator = [seeded(seed + i) for i in range(order.n)] if order.live else seeded(seed)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter('always')
-        how = dict(callback=self._preview, generator=generator, **self.settings())
-        drawn = order.make(self.pipe, *order.texts, **how)
+        pipe, settings = self._drawer(order)
+        how = dict(callback=callback, generator=generator, **settings)
+        drawn = order.make(pipe, *order.texts, **how)
     return drawn, [str(w.message) for w in heard if w.category is UserWarning]
 
 # %% ../nbs/workshop/15_explorer.ipynb #eb0f5899
 @patch
 def _words(self: Explorer, drawn):
     "The settings in words."
-    used = {w.description: drawn.call['settings'].get(k) for k, w in self.knobs.items()}
+    call = drawn.call[0] if isinstance(drawn.call, list) else drawn.call # a list: each picture had its own seed
+    used = {w.description: call['settings'].get(k) for k, w in self.knobs.items()}
     number = lambda v: f'{v:g}' if isinstance(v, float) else str(v)
     return ', '.join(f'{name} {number(v)}' for name, v in used.items() if v is not None)
 
@@ -653,10 +694,102 @@ def _retyped(self: Explorer):
 def _came(self: Explorer):
     "A text has come from the browser: was it overtaken by a press a moment ago?"
     order = self._order
-    if order is None or self.busy or order.stopped or order.said() == order.texts: return
+    if order is None or order.live or self.busy or order.stopped or order.said() == order.texts: return
     if self.clock() - order.at > self.grace: return
     order.taken = self.clock()
     with self._in_place(): self._begin(order)
+
+# %% ../nbs/workshop/15_explorer.ipynb #a847c7fc
+@patch
+def _make_live(self: Explorer):
+    "The switch, and what a live drawing has of its own."
+    tip = 'Draw while the text is typed and the sliders move'
+    self.live = W.Checkbox(False, description='live', indent=False, tooltip=tip, layout=W.Layout(width='70px'))
+    self.few = W.Dropdown(options=FEW, description='live steps', **_half('Of a live drawing', '160px'))
+    tip, narrow = 'Live: this seed and the next three, side by side', W.Layout(width='110px')
+    self.row = W.Checkbox(False, description='four seeds', indent=False, tooltip=tip, layout=narrow)
+    for w in (self.few, self.row, self.seed, *self.knobs.values()): w.observe(lambda _: self._follow(), 'value')
+    self.live.observe(lambda _: self._switched(), 'value')
+    return W.HBox([self.live, self.few, self.row])
+
+
+@patch
+def _switched(self: Explorer):
+    "Live or not: only then does each key come from the browser."
+    self.prompt.continuous_update = self.live.value
+    self._follow()
+
+# %% ../nbs/workshop/15_explorer.ipynb #8298f21b
+@patch
+def _its_student(self: Explorer, model):
+    "The pipeline of the model's student; None where there is none."
+    folder = student_folder(model.name) if model.name and model.part == 'denoiser' else None
+    return None if folder is None else with_student(model, folder)
+
+
+@patch
+def _fit_live(self: Explorer):
+    "Live where there is a student."
+    there = self.student is not None
+    self.few.layout.display = None if there else 'none'
+    few = ', '.join(map(str, FEW))
+    self.steps.tooltip += f'{few}: by the student, unless another scheduler is chosen' if there else ''
+    self.live.value = there
+
+# %% ../nbs/workshop/15_explorer.ipynb #1f1fd65e
+@patch
+def _drawer(self: Explorer, order):
+    "Who draws, and the settings for it. Few steps with the model's own scheduler are the student's, as in the shell."
+    settings = self.settings()
+    if self.student is None or not order.whole: return self.pipe, settings
+    if order.live: settings |= dict(num_inference_steps=self.few.value, scheduler=self.pipe.defaults['scheduler'])
+    few = settings['num_inference_steps'] in FEW and settings['scheduler'] == self.pipe.defaults['scheduler']
+    return (self.student, settings | dict(scheduler='one_step')) if few else (self.pipe, settings)
+
+# %% ../nbs/workshop/15_explorer.ipynb #a9f464ac
+@patch
+def _follow(self: Explorer):
+    "The text or a setting has changed: if the panel is live, draw it."
+    if not self.live.value or self.pipe is None or not self.prompt.value.strip(): return
+    with self._lock:
+        running = self._running
+        if running is not None and running.live: running.late = True
+        if self.busy: return # a live drawing has its note; what a button asked for is drawn first
+    n = 4 if self.row.value else 1
+    make = lambda pipe, prompt, **kw: pipe(prompt, order.n, **kw)
+    order = Order(n, make, lambda prompt: f'“{prompt}”, live', (self.prompt,), whole=True, live=True)
+    with self._in_place(): self._begin(order)
+
+# %% ../nbs/workshop/15_explorer.ipynb #1826418b
+@patch
+def _outdated(self: Explorer, order):
+    "Is a live drawing of no use any more?"
+    return order.stopped or order.late and self.clock() - self._shown_at < self.patience
+
+
+@patch
+def _draw_live(self: Explorer, order):
+    "Draw the text and the settings as they are now; show the pictures if they are still of use."
+    time.sleep(self.lull)
+    order.n, order.late, order.stopped, order.texts = 4 if self.row.value else 1, False, False, order.said()
+    if not order.texts[0].strip(): return
+    def step(*_):
+        if self._outdated(order): raise Stopped
+    seed = self._read_seed()
+    drawn, heard = self._call(order, seed, step)
+    note = f'{order.note(*order.texts)}; seed {seed}, {self._words(drawn)}'
+    with self._lock: self._show_live(order, Shown(drawn, note, order=order, texts=order.texts, live=True))
+    if heard or 'cvq-error' in self.message.value: self.say(' '.join(heard))
+
+# %% ../nbs/workshop/15_explorer.ipynb #106710b7
+@patch
+def _show_live(self: Explorer, order, shown):
+    "Show a live drawing, in place of the last one. Raises Stopped when it is outdated. Called under the lock."
+    if self._outdated(order): raise Stopped
+    before = self.sets[:-1] if self.sets and self.sets[-1].live else self.sets
+    self.sets = [*before, shown][-50:]
+    self.at, self._shown_at = len(self.sets) - 1, self.clock()
+    self._show()
 
 # %% ../nbs/workshop/15_explorer.ipynb #0191767b
 @patch
@@ -670,7 +803,7 @@ def _unfinished(self: Explorer, first, tokens, done):
 def _generate(self: Explorer):
     n = self.count.value
     make = lambda pipe, prompt, **kw: pipe(prompt, n, **kw)
-    self._draw(Order(n, make, lambda prompt: f'“{prompt}”', (self.prompt,)))
+    self._draw(Order(n, make, lambda prompt: f'“{prompt}”', (self.prompt,), whole=True))
 
 # %% ../nbs/workshop/15_explorer.ipynb #082c6baa
 def _as_moved(pipe, settings):

@@ -1,10 +1,12 @@
 """The explorer in a real JupyterLab, driven by mouse and keyboard in headless Chromium: a copy of nbs/15_explorer.ipynb is opened, all of it is run, and the panel is used.
 
-    explorer_browser.py [--shots FOLDER]
+    explorer_browser.py [--shots FOLDER] [--film FILE.gif] [--figures FILE.json] [--only live]
 
-Screenshots of the steps go to FOLDER. Needs Chromium; the package playwright is installed for this run where it is missing."""
-import argparse, json, os, re, secrets, shutil, socket, subprocess, sys, tempfile, time, urllib.request
+Then `clipvqd explore` is started, and two sentences are typed into it letter by letter: each key must bring a new picture. Where the bundled model has no student, a copy of it gets its own denoiser as one, which is as fast.
+Screenshots of the steps go to FOLDER, a film of a typed sentence to FILE.gif, the seconds from key to picture to FILE.json. `--only live` leaves the first part out. Needs Chromium; the package playwright is installed for this run where it is missing."""
+import argparse, json, os, re, secrets, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,17 +31,23 @@ def copy_notebook(to):
     to.write_text(json.dumps({**book, 'cells': cells}))
 
 
-@contextmanager
-def jupyter_lab(tmp):
-    "A server on a free port with a token, which knows nothing of this user's settings; gives its address."
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    token, config = secrets.token_hex(16), tmp / 'config'
+def own_settings(tmp):
+    "An environment for a JupyterLab that knows nothing of this user's settings."
+    config = tmp / 'config'
     for name, values in {'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False), 'notebook-extension/tracker': dict(windowingMode='none')}.items():
         path = config / 'lab' / 'user-settings' / '@jupyterlab' / f'{name}.jupyterlab-settings'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
     env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(config), 'JUPYTER_DATA_DIR': str(tmp / 'data'), 'JUPYTER_RUNTIME_DIR': str(tmp / 'runtime'), 'IPYTHONDIR': str(tmp / 'ipython'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp / 'workspaces'), 'HF_HUB_OFFLINE': '1'}
     for name in ('CLIPVQD_REBUILD', 'JUPYTER_TOKEN'): env.pop(name, None)
+    return env
+
+
+@contextmanager
+def jupyter_lab(tmp):
+    "A server on a free port with a token; gives its address."
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    token, env = secrets.token_hex(16), own_settings(tmp)
     log = open(tmp / 'server.log', 'w')
     server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0',
                                f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={tmp / "work"}'], env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -57,7 +65,7 @@ def jupyter_lab(tmp):
 
 class Panel:
     "The explorer in a page."
-    def __init__(self, page, shots): self.page, self.shots, self.top = page, shots, page.locator('.cvq')
+    def __init__(self, page, shots, typed=False): self.page, self.shots, self.typed, self.top = page, shots, typed, page.locator('.cvq')
 
     def button(self, name): return self.top.locator('button:visible', has_text=re.compile(rf'^\s*{name}\s*$'))
     def images(self): return self.top.locator('img:visible')
@@ -94,23 +102,33 @@ STEPS = []  # in the order of the file; each is called with the panel and the fo
 ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 
 
+THERE = f"!!(document.querySelector('.cvq-say') || document.querySelector('{ERROR}'))"
+STATUS = "document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status"
+
+
 def opened(ui, work):
     idle = ui.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
     asked = ui.page.locator('.jp-Dialog button.jp-mod-accept')  # "Select Kernel": on a busy machine the list of kernels may come too late
-    idle.or_(asked).first.wait_for()
-    if asked.is_visible(): asked.click()
+    ui.page.add_locator_handler(asked, lambda: asked.first.click(), no_wait_after=True)  # it may come at any time
     idle.wait_for()
     ui.page.keyboard.press('Control+b')  # the side bar
     for _ in range(10):  # a kernel may look idle before the page has a connection to it, and then nothing is run
         ui.page.get_by_role('menuitem', name='Run', exact=True).click()
         ui.page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
-        try: ui.page.wait_for_function("/[*1]/.test(document.querySelector('.jp-CodeCell .jp-InputPrompt').textContent)", timeout=5000 * SLOW); break
-        except Exception: print("Run All Cells did nothing, once more", flush=True)
-    ui.page.wait_for_function(f"document.querySelector('.cvq-say') || document.querySelector('{ERROR}')")
+        try: ui.page.wait_for_function(f"{THERE} || {STATUS} == 'busy'", timeout=5000 * SLOW)
+        except Exception: print("Run All Cells did nothing, once more", flush=True); continue
+        ui.page.wait_for_function(f"{THERE} || {STATUS} == 'idle'")
+        ui.page.wait_for_timeout(500)
+        if ui.page.evaluate(THERE): break
+        print("the run was lost, once more", flush=True)
     assert not ui.page.locator(ERROR).count(), ui.page.locator(ERROR).first.inner_text()[-3000:]
     ui.says('is ready')
     idle.wait_for()  # also the cells below
     ui.top.scroll_into_view_if_needed()
+    if live_switch(ui).is_checked() and not ui.typed: live_switch(ui).uncheck()  # the steps below draw on a press
+
+
+def live_switch(ui): return ui.top.locator('.widget-label-basic', has_text=re.compile(r'^\s*live\s*$')).locator('input')
 
 
 @STEPS.append
@@ -228,10 +246,109 @@ def nothing_was_raised_in_the_notebook(ui, work):
     assert not ui.page.locator(ERROR).count(), ui.page.locator(ERROR).first.inner_text()[-3000:]
 
 
-def use(ui, work):
+def with_a_student(tmp):
+    "The bundled model if it has a student; or a copy whose student is its denoiser: not as good, and as fast."
+    models = ROOT / 'clip_vqdiffusion' / 'models' / 'avatars'
+    if (models / 'one_step' / 'config.json').is_file(): return 'avatars'
+    shutil.copytree(models, tmp / 'avatars')
+    shutil.copytree(models / 'denoiser', tmp / 'avatars' / 'one_step')
+    return str(tmp / 'avatars')
+
+
+@contextmanager
+def clipvqd_explore(tmp, model):
+    "`clipvqd explore` of a model, ended by Ctrl-C; gives its address."
+    env = {**own_settings(tmp), 'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])), 'TMPDIR': str(tmp)}
+    argv = [sys.executable, '-m', 'clip_vqdiffusion', 'explore', '--no-browser', '--model', model]
+    with subprocess.Popen(argv, env=env, cwd=tmp, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stdout.readline().strip()
+            if not address: sys.exit(f'clipvqd explore ended with status {server.wait()}')
+            yield address
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.stdout.read()  # to its end: it has more to say
+    assert server.returncode == 0, f'clipvqd explore: status {server.returncode} after Ctrl-C'
+
+
+FIGURES = {}  # measured
+SENTENCES = 'a smiling person with long red hair and glasses', 'a sad person with a green top hat on a yellow background'
+WATCH = """() => {
+    const box = document.querySelector('.cvq input[placeholder^="what the pictures"]'), panel = document.querySelector('.cvq')
+    window.keys = []; window.seen = []
+    const note = () => ([...document.querySelectorAll('.cvq-note')].map(n => n.textContent.match(/“(.*)”, live/)).find(m => m) || ['', ''])[1]
+    box.addEventListener('input', () => window.keys.push([performance.now(), box.value]))
+    new MutationObserver(() => window.seen.push([performance.now(), note(), document.querySelector('.cvq img').src])).observe(panel, {subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ['src']})
+}"""
+
+
+def shows(ui, words): ui.page.wait_for_function("w => [...document.querySelectorAll('.cvq-note')].some(n => n.textContent.includes('“' + w + '”, live'))", arg=words, timeout=20_000 * SLOW)
+
+
+def typed_letter_by_letter(ui, work):
+    "Ten keys a second, which is fast typing. How long from a key until a picture of this text, or of a later one, is there?"
+    ui.page.evaluate(WATCH)
+    waits, pictures = [], []
+    for words in SENTENCES:
+        ui.prompt().fill('')
+        ui.page.evaluate('window.keys.length = window.seen.length = 0')
+        for letter in words: ui.page.keyboard.type(letter); ui.page.wait_for_timeout(100)
+        shows(ui, words)
+        keys, seen = ui.page.evaluate('[window.keys, window.seen]')
+        seen = [x for x in seen if words.startswith(x[1])]  # not the sentence before
+        assert [v for _, v in keys] == [words[:i + 1] for i in range(len(words))], keys
+        assert [n for _, n, _ in seen] == sorted((n for _, n, _ in seen), key=len), 'an older picture came after a newer one'
+        waits += [next(t for t, note, _ in seen if t >= pressed and len(note) >= len(value)) - pressed for pressed, value in keys]
+        pictures.append(len({src for _, _, src in seen}))
+        assert pictures[-1] > len(words) / 4, f'{pictures[-1]} pictures for {len(words)} keys'
+    waits.sort()
+    at = lambda p: waits[min(len(waits) - 1, int(p * len(waits)))]
+    FIGURES.update(keys=len(waits), pictures=sum(pictures), median=round(at(.5)), p95=round(at(.95)), longest=round(waits[-1]), cores=os.cpu_count(), load=os.getloadavg()[0])
+    print('live: {keys} keys, {pictures} new pictures; from key to picture: median {median} ms, 95th percentile {p95} ms, longest {longest} ms (load {load:.1f} on {cores} cores)'.format(**FIGURES), flush=True)
+    assert at(.95) < 2000 * SLOW, waits
+
+
+def four_at_once(ui, work):
+    ui.top.locator('.widget-label-basic', has_text='four seeds').locator('input').check()
+    ui.page.wait_for_function("[...document.querySelectorAll('.cvq-pick')].filter(i => i.offsetParent).length == 4")
+
+
+def a_slider_is_moved(ui, work):
+    before = ui.sources()
+    ui.top.get_by_role('slider').nth(2).focus()   # steps, guidance, truncation
+    for _ in range(30): ui.page.keyboard.press('ArrowLeft')
+    ui.page.wait_for_function("old => [...document.querySelectorAll('.cvq img')].filter(i => i.offsetParent)[0].src != old[0]", arg=before)
+
+
+LIVE = [typed_letter_by_letter, four_at_once, a_slider_is_moved]
+
+
+def filmed(ui, path, words='a smiling person with long red hair, glasses and a top hat'):
+    "A GIF of a sentence that is typed: the prompt, and the four pictures below it."
+    from PIL import Image
+    frames = []
+    ui.prompt().fill('')
+    row, places = ui.prompt(), ui.top.locator('.cvq-pick:visible')
+    for i, letter in enumerate(words):
+        ui.page.keyboard.type(letter)
+        if (i % 2 or i < 3) and i + 1 < len(words): continue       # every second key is enough for a film
+        shows(ui, words[:i + 1])
+        ui.page.wait_for_timeout(150)
+        text = Image.open(BytesIO(row.screenshot())).convert('RGB')
+        faces = [Image.open(BytesIO(places.nth(k).screenshot())).convert('RGB').resize((80, 80), Image.Resampling.LANCZOS) for k in range(4)]
+        frame = Image.new('RGB', (388, 122), 'white')
+        frame.paste(text.crop((0, 0, frame.width - 8, min(text.height, 32))), (4, 4))
+        for k, face in enumerate(faces): frame.paste(face, (10 + 96 * k, 38))
+        frames.append(frame.quantize(32, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+    each = [200] * (len(frames) - 1) + [2500]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=each, loop=0, optimize=True)
+    print(f'film: {path}, {len(frames)} frames, {path.stat().st_size / 1000:.0f} kB', flush=True)
+
+
+def use(ui, work, steps):
     "All steps; gives those that failed. Without the first there is nothing to go on with."
     failed = []
-    for step in (opened, *STEPS):
+    for step in (opened, *steps):
         begun = time.monotonic()
         try: step(ui, work)
         except Exception as e:
@@ -244,25 +361,44 @@ def use(ui, work):
     return failed
 
 
+def new_page(browser, address):
+    page = browser.new_page(viewport=dict(width=1280, height=1400))
+    page.set_default_timeout(60_000 * SLOW)
+    page.goto(address)
+    return page
+
+
 def main():
     args = argparse.ArgumentParser()
     args.add_argument('--shots', type=Path)
+    args.add_argument('--film', type=Path)
+    args.add_argument('--figures', type=Path)
+    args.add_argument('--only', choices=['live'])
     args = args.parse_known_args()[0]  # .ci/run gives every check a folder of reference files
     if not CHROMIUM: sys.exit("there is no chromium, chromium-browser or google-chrome here: install one (Debian: apt-get install chromium)")
     if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
+    failed, steps = [], []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as tmp:
         tmp = Path(tmp)
         (tmp / 'work').mkdir()
         copy_notebook(tmp / 'work' / '15_explorer.ipynb')
-        with playwright(tmp) as p, jupyter_lab(tmp) as address:
+        with playwright(tmp) as p:
             browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'])
-            page = browser.new_page(viewport=dict(width=1280, height=1400))
-            page.set_default_timeout(60_000 * SLOW)
-            page.goto(address)
-            failed = use(Panel(page, args.shots), tmp / 'work')
+            if not args.only:
+                with jupyter_lab(tmp) as address:
+                    page = new_page(browser, address)
+                    failed += use(Panel(page, args.shots), tmp / 'work', STEPS)
+                    page.close()
+                steps += [opened, *STEPS]
+            with clipvqd_explore(tmp, with_a_student(tmp)) as address:
+                ui = Panel(new_page(browser, address), args.shots, typed=True)
+                failed += use(ui, tmp, LIVE)
+                if args.film and not failed: filmed(ui, args.film)
+                if args.figures: args.figures.write_text(json.dumps(FIGURES))
+                steps += [opened, *LIVE]
             browser.close()
-    if failed: sys.exit(f"{len(failed)} of {len(STEPS) + 1} steps failed: {', '.join(failed)}")
-    print(f"the explorer works in JupyterLab, with mouse and keyboard: {len(STEPS) + 1} steps")
+    if failed: sys.exit(f"{len(failed)} of {len(steps)} steps failed: {', '.join(failed)}")
+    print(f"the explorer works in JupyterLab, with mouse and keyboard: {len(steps)} steps")
 
 
 if __name__ == '__main__': main()
