@@ -656,8 +656,8 @@ def train(
     batch_size: Annotated[Optional[int], typer.Option('--batch-size', min=1, max=_MOST['batch'], help=(
         "Pictures a step, in every stage and on each device. Default: the preset's."))] = None,
     precision: Annotated[str, typer.Option('--precision', help=(
-        "fp32, bf16, or auto: what `accelerate config` or ACCELERATE_MIXED_PRECISION says, else bf16 on a GPU that has"
-        " it and fp32 elsewhere."))] = 'auto',
+        "fp32, bf16, fp16 (GPUs only), or auto: what `accelerate config` or ACCELERATE_MIXED_PRECISION says, else bf16"
+        " on a GPU that has it, fp16 on another GPU and fp32 on a CPU."))] = 'auto',
     workers: Annotated[Optional[int], typer.Option('--workers', min=0, max=256, help=(
         "Processes that read pictures. Default: the preset's."))] = None,
     image_size: Annotated[Optional[int], typer.Option('--image-size', min=16, max=1024, help=(
@@ -699,15 +699,16 @@ def train(
     _say(f"done. Try: clipvqd generate --model {there} \"...\" --out a.png")
 
 # %% ../nbs/workshop/17_cli.ipynb #1f7ab328
-_PRECISIONS = ('auto', 'fp32', 'bf16')
+_PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
 def _precision(name):
-    "What the loop calls it. auto: what accelerate was told, else bf16 where a GPU has it."
+    "What the loop calls it. auto: what accelerate was told, else bf16 where a GPU has it and fp16 on others."
     import torch
     said = os.environ.get('ACCELERATE_MIXED_PRECISION')
-    if name == 'auto' and said in ('no', 'bf16'): return said
-    if name == 'auto': name = 'bf16' if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else 'fp32'
-    return 'bf16' if name == 'bf16' else 'no'
+    if name == 'auto' and said in ('no', 'bf16', 'fp16'): return said
+    if name == 'auto' and torch.cuda.is_available():
+        return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
+    return name if name in ('bf16', 'fp16') else 'no'
 
 
 def _prompts_of(file):

@@ -24,7 +24,7 @@ from clip_vqdiffusion.gpt import (
 )
 from .loop import Loop, LoopConfig
 from .pseudo_text import pseudo_text
-from .rows import batches, preview_rows
+from .rows import batches, content_id, preview_rows
 from .sampling import truncate
 from .training import denoiser_loop
 
@@ -173,7 +173,7 @@ def _clip_gen_run(folder, loop, objective, encoded, tokenizer, held_out, stage):
         draw = partial(_draw, l, guidance=2.0 if training.null_drop else 1.0)
         if tokenizer is not None: return preview_rows(held_out or encoded, tokenizer, draw)
 
-    data = getattr(encoded, 'fingerprint', len(encoded))
+    data = content_id(encoded)
     settings = dict(stage=stage, model=asdict(objective.model.cfg), training=asdict(training), data=data)
     run = Loop(folder, loop, {'objective': objective}, encoded, _step, preview, measure, settings)
     for part in objective.eyes: part is None or part.to(run.device)

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from .clip import embed_images
 from .loop import ByNumber
+from .rows import content_id
 from .shards import Shards, fill, read_shards
 from .tokenizer import Tokenizer, _items
+_all_ = ['content_id']
 
 # %% ../nbs/workshop/08_encoded.ipynb #08c00005
 class EncodedDataset(Dataset):
@@ -139,14 +141,3 @@ def _cache_name(images, tokenizer, clip, flip, sample, shard_size):
 def _home(cache_dir):
     import datasets
     return Path(cache_dir or datasets.config.HF_DATASETS_CACHE).expanduser() / 'clip_vqdiffusion_tokens'
-
-def content_id(
-    images,  # Dataset or IterableDataset of items {'image'}
-) -> str:
-    "A data set's `fingerprint`; without one, a hash of its length and of 64 pictures spread over it (a stream: of its first 64)."
-    if (known := getattr(images, 'fingerprint', None)) is not None: return str(known)
-    n = len(images) if hasattr(images, '__len__') else None
-    some = itertools.islice(_items(images), 64) if n is None else (images[i * n // 64] for i in range(64 if n else 0))
-    digest = hashlib.sha256(repr(n).encode())
-    for item in some: digest.update(item['image'].contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -94,7 +94,7 @@ class LoopConfig:
     ema: float = 0.999  # decay of the averaged copy of the weights, at each averaging; 0 = off
     ema_every: int = 1  # average every so many steps
     accumulate: int = 1  # micro-batches per optimiser step
-    mixed_precision: str = 'no'  # 'no' or 'bf16', as accelerate names them
+    mixed_precision: str = 'no'  # 'no', 'bf16' or 'fp16' (GPUs only), as accelerate names them
     seed: int = 0  # of data order and of every random number drawn in a step
     workers: int = 0  # processes that read images
     log_every: int = 20  # steps between lines in log.jsonl
@@ -137,10 +137,8 @@ def _wrong(c):
     yield c.stop < 0 or c.stop != int(c.stop), f"stop must be a whole number of steps, or 0 for no stop, got {c.stop}"
     minutes = c.max_minutes
     yield not 0 <= minutes < math.inf, f"max_minutes must be a positive number, or 0 for no limit, got {minutes}"
-    precision = f"mixed_precision must be no or bf16, got {c.mixed_precision!r}"
-    if c.mixed_precision == 'fp16':
-        precision += ": fp16 needs a loss scaler, which is not kept in the checkpoints; bf16 needs none"
-    yield c.mixed_precision not in ('no', 'bf16'), precision
+    precision = f"mixed_precision must be no, bf16 or fp16, got {c.mixed_precision!r}"
+    yield c.mixed_precision not in ('no', 'bf16', 'fp16'), precision
 
 # These may change between two starts of the same run without a word.
 _VOLATILE = {
@@ -254,6 +252,8 @@ def check_loop(cfg: LoopConfig):
         raise ValueError(
             f"{cfg.log_with} is not installed here: pip install {cfg.log_with}, or leave log_with (--log-with) out"
         )
+    if cfg.mixed_precision == 'fp16' and Accelerator().device.type == 'cpu':
+        raise ValueError("fp16 is for GPUs: on a CPU train in bf16 (--precision bf16), or in single precision (fp32)")
     if cfg.compile: _can_compile(str(Accelerator().device))
 
 # %% ../nbs/workshop/04_loop.ipynb #e3b375c5
@@ -422,20 +422,24 @@ def _update(self: Loop, loss):
     "Move the weights, unless something is not finite; what that is, or None."
     there = {k: [p for p in m.parameters() if p.grad is not None] for k, m in self._raw.items()}
     limit = self.cfg.clip_norm or math.inf
-    norms = {k: self.accelerator.clip_grad_norm_(ps, limit) for k, ps in there.items() if ps}
+    scaler = self.accelerator.scaler                # fp16 only: the loss was multiplied, the gradients are divided here
+    for k in (k for k, ps in there.items() if ps and scaler): scaler.unscale_(self.optim[k].optimizer)
+    norms = {k: nn.utils.clip_grad_norm_(ps, limit) for k, ps in there.items() if ps}
     bad = [f'the gradient of {k}' for k, n in norms.items() if not torch.isfinite(n)]
     if not torch.isfinite(loss): bad.insert(0, 'the loss')
     if wrong := self._any(bool(bad)): bad = bad or ['something in another process']
     for name, opt in self.optim.items():
         if name in norms and not wrong: self._move(name, opt)
         opt.zero_grad()
+    if scaler and norms: scaler.update()            # halved after an overflow, doubled after 2,000 steps without one
     return bad[0] if wrong else None
 
 # %% ../nbs/workshop/04_loop.ipynb #8707176e
 @patch
 def _move(self: Loop, name, opt):
     for group in opt.param_groups: group['lr'] = self.lr * self.lrs.get(name, 1.0)
-    opt.step()
+    if scaler := self.accelerator.scaler: scaler.step(opt.optimizer)  # accelerate's own step updates it once a model
+    else: opt.step()
     if self._ema[name] is not None and (self.step + 1) % self.cfg.ema_every == 0:
         self._ema[name].update_parameters(self._raw[name])
 
@@ -453,6 +457,7 @@ def _count(self: Loop, wrong, logs):
     if self.main and self.skipped <= 10:
         last = ', and this is not repeated' if self.skipped == 10 else ''
         so_far = f"{wrong} is not finite ({self.skipped} so far{last})"
+        if s := self.accelerator.scaler: so_far += f"; the loss is now multiplied by {s.get_scale():g}"
         _log.warning(f"step {self.step} of {self.out} skipped: {so_far}")
     if self._streak >= _STREAK:
         precision = ", or mixed_precision='no'" if self.cfg.mixed_precision != 'no' else ''
@@ -489,6 +494,7 @@ def _write_state(self: Loop, d):
         save_file(_tensors(state), d / f'{k}.optim.safetensors')
     state = dict(step=self.step, seconds=self.seconds, settings=self.settings)
     if self._plateau: state['plateau'] = self._plateau.state_dict()
+    if self.accelerator.scaler: state['scaler'] = self.accelerator.scaler.state_dict()
     (d / 'state.json').write_text(json.dumps(state, indent=1))
 
 def _tensors(state):
@@ -513,6 +519,7 @@ def _resume(self: Loop):
             load_strictly(self._ema[k], read_tensors(self._found / f'{k}.ema.safetensors'), self._found)
     self.step, self.seconds = state['step'], state['seconds']
     if self._plateau and 'plateau' in state: self._plateau.load_state_dict(state['plateau'])
+    if self.accelerator.scaler and 'scaler' in state: self.accelerator.scaler.load_state_dict(state['scaler'])
     log = self.out / 'log.jsonl'
     if log.is_file(): self.log = [l for l in _log_lines(log) if l['step'] <= self.step]
 

@@ -24,7 +24,7 @@ from .guidance import guide, truncate
 from .loop import Loop, LoopConfig
 from .pipeline import CLIPVQDiffusion
 from .pseudo_text import pseudo_text
-from .rows import same_origin, weights_digest
+from .rows import content_id, same_origin, weights_digest
 from .sampling import sample
 
 # %% ../nbs/16_one_step.ipynb #05e50011
@@ -133,7 +133,7 @@ PACE = dict(student=.25, aux=1.)  # learning rates, as shares of the loop's
 
 def _settings(teacher, encoded, how):
     "What makes it another run."
-    data = getattr(encoded, 'fingerprint', len(encoded))
+    data = content_id(encoded)
     return dict(stage='one_step', start=weights_digest(teacher), training=asdict(how), seed=SEED, data=data)
 
 # %% ../nbs/16_one_step.ipynb #05e50023

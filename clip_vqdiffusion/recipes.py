@@ -293,6 +293,7 @@ def _denoiser_stage(run, encoded, held, tok):
         waits = "waits until the base model has had all its steps"
         run.say(f"the finetuning for guidance {waits}: the same command goes on")
         if run.main: den.save(out / 'denoiser')
+        r = replace(r, defaults=r.defaults | dict(guidance_scale=1.0))  # its null embedding has not been trained yet
     elif r.guidance_loop:
         loop, training = run.looped(r.guidance_loop, 0.97), replace(r.denoiser_training, null_drop=r.guidance_drop)
         den = finetune_guidance(den, encoded, out, loop, training, tokenizer=tok, held_out=held)

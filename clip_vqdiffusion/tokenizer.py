@@ -24,8 +24,9 @@ from clip_vqdiffusion.losses import (
     PatchDiscriminator, Perceptual, TokenizerTraining, adaptive_weight, frozen, lpips_available
 )
 from .networks import Decoder, Encoder, TokenizerConfig, _sizes
+from .rows import content_id
 from clip_vqdiffusion.tokenizer_parts import (
-    _check_images, _check_tokens, _first_images, _hash, _identity, _items, _keep_alive, _preview,
+    _check_images, _check_tokens, _first_images, _hash, _items, _keep_alive, _preview,
     _start_codebook, _temperature
 )
 
@@ -176,7 +177,7 @@ def _new_run(images, folder, tok, loop, training, perceptual, show):
     models = {'tokenizer': tok}
     if training.adversarial: models['discriminator'] = PatchDiscriminator(training.disc_channels)
     settings = dict(stage='tokenizer', model=_sizes(tok.cfg), training=asdict(training), perceptual=perceptual.kind,
-                    data=_identity(images))
+                    data=content_id(images))
     step, preview = tokenizer_step(training, tok.cfg, perceptual), _preview(show, training.warm)
     return Loop(folder, loop, models, images, step, preview, settings=settings)
 

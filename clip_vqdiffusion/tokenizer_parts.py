@@ -37,12 +37,6 @@ def _items(images):
     if isinstance(images, IterableDataset) or not hasattr(images, '__len__'): return iter(images)
     return (images[i] for i in range(len(images)))
 
-def _identity(images):
-    "A dataset's fingerprint; without one its length; of a stream without one nothing is known."
-    known = getattr(images, 'fingerprint', None)
-    if known is not None: return known
-    return len(images) if hasattr(images, '__len__') else 'a stream without fingerprint'
-
 # %% ../nbs/workshop/31_tokenizer_parts.ipynb #cd01ddb9
 def _first_images(images, held_out, cfg):
     "Eight images for previews. Raises ValueError when there are none, or of another size."

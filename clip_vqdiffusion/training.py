@@ -20,7 +20,7 @@ from .denoiser import Denoiser, DenoiserConfig
 from .diffusion import TimestepSampler
 from .loop import Loop, LoopConfig
 from .pseudo_text import pseudo_text
-from .rows import batches, fit_to_rows, preview_rows, same_origin, weights_digest
+from .rows import batches, content_id, fit_to_rows, preview_rows, same_origin, weights_digest
 from .sampling import sample
 
 # %% ../nbs/11_training.ipynb #aa39017c
@@ -157,7 +157,7 @@ def _run(folder, loop, objective, encoded, tokenizer, held_out, start, stage):
         draw = partial(_draw, l, guidance=2.0 if training.null_drop else 1.0)
         if tokenizer is not None: return preview_rows(held_out or encoded, tokenizer, draw)
 
-    data = getattr(encoded, 'fingerprint', len(encoded))
+    data = content_id(encoded)
     settings = dict(stage=stage, model=asdict(objective.denoiser.cfg), training=asdict(training), data=data)
     if start is not None: settings['start'] = weights_digest(start)  # from other weights it is another run
     return Loop(folder, loop, {'objective': objective}, encoded, _step, preview, measure, settings)
