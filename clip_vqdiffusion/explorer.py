@@ -739,12 +739,16 @@ def _fit_live(self: Explorer):
 # %% ../nbs/workshop/15_explorer.ipynb #1f1fd65e
 @patch
 def _drawer(self: Explorer, order):
-    "Who draws, and the settings for it. Few steps with the model's own scheduler are the student's, as in the shell."
-    settings = self.settings()
+    """Who draws, and the settings for it. Few steps with the model's own scheduler are the student's, as in the shell.
+
+    A setting that stands at the model's default is left to the student, which has defaults of its own."""
+    settings, usual = self.settings(), self.pipe.defaults
     if self.student is None or not order.whole: return self.pipe, settings
-    if order.live: settings |= dict(num_inference_steps=self.few.value, scheduler=self.pipe.defaults['scheduler'])
-    few = settings['num_inference_steps'] in FEW and settings['scheduler'] == self.pipe.defaults['scheduler']
-    return (self.student, settings | dict(scheduler='one_step')) if few else (self.pipe, settings)
+    if order.live: settings |= dict(num_inference_steps=self.few.value, scheduler=usual['scheduler'])
+    n = settings['num_inference_steps']
+    if n not in FEW or settings['scheduler'] != usual['scheduler']: return self.pipe, settings
+    moved = {k: v for k, v in settings.items() if v != usual[k]}
+    return self.student, moved | dict(num_inference_steps=n, scheduler='one_step')
 
 # %% ../nbs/workshop/15_explorer.ipynb #a9f464ac
 @patch
