@@ -24,9 +24,9 @@ def playwright(tmp):
 
 
 def copy_notebook(to):
-    "The notebook without outputs, and without the cell that would call this script."
+    "The notebook without outputs, and without the cells that would call this script."
     book = json.loads((ROOT / 'nbs' / 'workshop' / '15_explorer.ipynb').read_text())
-    cells = [c for c in book['cells'] if "recorded_picture('explorer." not in ''.join(c['source'])]
+    cells = [c for c in book['cells'] if not re.search(r"recorded(_picture)?\('explorer", ''.join(c['source']))]
     for c in cells: c.update(outputs=[], execution_count=None) if c['cell_type'] == 'code' else None
     to.write_text(json.dumps({**book, 'cells': cells}))
 
@@ -106,6 +106,16 @@ THERE = f"!!(document.querySelector('.cvq-say') || document.querySelector('{ERRO
 STATUS = "document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status"
 
 
+def it_runs(page):
+    "Wait for the panel or an error; False when the kernel was idle for six seconds without either."
+    still = 0
+    while still < 12:
+        if page.evaluate(THERE): return True
+        still = still + 1 if page.evaluate(f"{STATUS} == 'idle'") else 0
+        page.wait_for_timeout(500 * SLOW)
+    return False
+
+
 def opened(ui, work):
     idle = ui.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
     asked = ui.page.locator('.jp-Dialog button.jp-mod-accept')  # "Select Kernel": on a busy machine the list of kernels may come too late
@@ -115,11 +125,7 @@ def opened(ui, work):
     for _ in range(10):  # a kernel may look idle before the page has a connection to it, and then nothing is run
         ui.page.get_by_role('menuitem', name='Run', exact=True).click()
         ui.page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
-        try: ui.page.wait_for_function(f"{THERE} || {STATUS} == 'busy'", timeout=5000 * SLOW)
-        except Exception: print("Run All Cells did nothing, once more", flush=True); continue
-        ui.page.wait_for_function(f"{THERE} || {STATUS} == 'idle'")
-        ui.page.wait_for_timeout(500)
-        if ui.page.evaluate(THERE): break
+        if it_runs(ui.page): break
         print("the run was lost, once more", flush=True)
     assert not ui.page.locator(ERROR).count(), ui.page.locator(ERROR).first.inner_text()[-3000:]
     ui.says('is ready')
