@@ -778,7 +778,11 @@ def _train(images, held_out, out, clip, r, max_minutes, flip, tok, prompts=None,
     from clip_vqdiffusion.recipes import fitted, train_pipeline
     size = r.tokenizer.image_size
     data = avatars(size=size) if images == 'avatars' else image_dataset(images, size=size)
-    if keep is not None: r = fitted(r, len(data) if hasattr(data, '__len__') else None, keep)
+    if keep is not None:
+        r = fitted(r, len(data) if hasattr(data, '__len__') else None, keep)
+        copies, precision = f"{r.copies} {'copy' if r.copies == 1 else 'copies'}", r.denoiser_loop.mixed_precision
+        _say(f"denoiser: width {r.denoiser['width']} and {copies} of each picture, for so many pictures;"
+             f" precision {'bf16' if precision == 'bf16' else 'fp32'}")
     held = image_dataset(held_out, size=size) if held_out else None
     flip, how = flip and images != 'avatars', dict(progress=not _loud['quiet'], say=_say, prompts=prompts)
     train_pipeline(data, out, clip, r, held, max_minutes, flip, tokenizer=tok, **how)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batches', 'LoopConfig', 'Plateau', 'ema_copy', 'Loop', 'check_loop', 'use_device', 'ByNumber', 'stack_usable',
-           'Interrupted', 'StopSignals', 'Tally']
+           'Interrupted', 'StopSignals', 'Tally', 'since_best']
 
 # %% ../nbs/workshop/04_loop.ipynb #5549db28
 import atexit, functools, inspect, itertools, json, logging, math, os, shutil, signal, sys, threading, time
@@ -217,7 +217,7 @@ class Loop:
         measure: Callable | None = None,  # measure(loop) -> dict of numbers (on held-out data, say), logged as often
         settings: dict | None = None,  # what must be equal for a run to go on (model configuration, data fingerprint)
         lrs: dict | None = None,  # name -> learning rate as a multiple of cfg.lr
-        enough: Callable | None = None,  # enough(loop) -> bool, asked after each look: does the run end early, for good?
+        enough: Callable | None = None,  # enough(loop) -> bool, asked after each look: may the run end early?
     ):
         self.out, self.cfg, self.data, self.lrs = Path(out), cfg, data, lrs or {}
         self.step_fn, self.preview, self.measure, self.enough = step, preview, measure, enough
@@ -742,6 +742,15 @@ def run(self: Loop) -> bool:  # True when it is done, False when `max_minutes` o
 def _ended(self: Loop):
     "Are all steps done, or has it been enough?"
     return self.step >= self.cfg.steps or self.enough is not None and self._any(bool(self.enough(self)))
+
+
+def since_best(
+    log: list,  # rows of the log, the newest last
+    name: str,  # of a number that is measured at looks, the lower the better
+) -> int:
+    "How many looks there were since the best one; 0 where there was none."
+    looks = [row[name] for row in log if name in row]
+    return len(looks) - 1 - looks.index(min(looks)) if looks else 0
 
 # %% ../nbs/workshop/04_loop.ipynb #e17e5b11
 @patch

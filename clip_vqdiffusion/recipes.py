@@ -51,7 +51,7 @@ class Recipe:
     sample_tokens: bool = False  # training tokens are drawn from the tokenizer's logits, as in the release
     clip_interpolation: str | None = None  # resizing for CLIP in training; None: as the CLIP itself wants it
     defaults: dict = field(default_factory=dict)  # for sampling
-    copies: int = 1  # of each picture in the cache of tokens: itself, and moved by a few pixels; mirrored ones come on top
+    copies: int = 1  # of each picture in the cache: itself, and moved by a few pixels; mirrored ones on top
     patience: int = 0  # keep the best look at held-out bits, stop after so many worse ones; 0: to the end
     decoder: str = 'denoiser'  # 'clip-gen': the fields called denoiser are CLIP-GEN's
 

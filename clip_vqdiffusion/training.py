@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from .denoiser import Denoiser, DenoiserConfig
 from .diffusion import TimestepSampler
-from .loop import Loop, LoopConfig
+from .loop import Loop, LoopConfig, since_best
 from .pseudo_text import pseudo_text
 from .rows import batches, fit_to_rows, preview_rows, same_origin, weights_digest
 from .sampling import sample
@@ -112,6 +112,14 @@ def _fits(encoded, cfg, start):
 def _averaged(loop): return loop.averaged('objective').denoiser.eval()
 
 
+def _best(loop):
+    "The averaged weights, of the best look where that is kept; in eval mode."
+    loop.accelerator.wait_for_everyone()
+    kept = loop.out / 'best'
+    if not (since_best(loop.log, 'held_out_bits') and kept.is_dir()): return _averaged(loop)
+    return Denoiser.load(kept).to(loop.device).eval()
+
+
 def _step(loop, batch): return loop.models['objective'](batch['tokens'], batch['embedding'])
 
 
@@ -119,23 +127,6 @@ def _draw(loop, c, guidance):
     "Tokens for the embeddings of a preview."
     d, g = _averaged(loop), torch.Generator(loop.device).manual_seed(0)
     return sample(d, c.to(loop.device), min(16, d.cfg.T), guidance, generator=g)
-
-# %% ../nbs/11_training.ipynb #f157c021
-def _looks(loop): return [row['held_out_bits'] for row in loop.log if 'held_out_bits' in row]
-
-
-def _since_best(loop):
-    "How many looks there were since the best."
-    looks = _looks(loop)
-    return len(looks) - 1 - looks.index(min(looks)) if looks else 0
-
-
-def _best(loop):
-    "The averaged weights, of the best look where that is kept; in eval mode."
-    loop.accelerator.wait_for_everyone()
-    kept = loop.out / 'best'
-    if not (_since_best(loop) and kept.is_dir()): return _averaged(loop)
-    return Denoiser.load(kept).to(loop.device).eval()
 
 # %% ../nbs/11_training.ipynb #e53557cd
 def train_denoiser(
@@ -149,7 +140,7 @@ def train_denoiser(
     start: Denoiser | None = None,          # begin from these weights instead of random ones
     stage: str = 'denoiser',                # name of the training state
     result: str | Path | None = None,       # folder of the result; default: `out/denoiser`
-    patience: int = 0,                      # keep the weights of the best look at `held_out`, and stop after so many worse ones
+    patience: int = 0,                      # keep the best look at `held_out`, and end after so many worse ones; 0: to the end
 ) -> Denoiser:  # averaged weights, in eval mode, also when `max_minutes` ended the run early
     """Language-free training on cached tokens and CLIP image embeddings; interrupted, it goes on where it was.
 
@@ -172,13 +163,13 @@ def _run(folder, loop, objective, encoded, tokenizer, held_out, start, stage, pa
     training = objective.training_cfg
     def measure(l):
         if held_out is None: return {}
-        bits = bits_per_token(_averaged(l), held_out)
-        if patience and l.main and bits < min(_looks(l), default=math.inf): _averaged(l).save(l.out / 'best')
-        return {'held_out_bits': bits}
+        found = dict(held_out_bits=bits_per_token(_averaged(l), held_out))
+        if patience and l.main and not since_best([*l.log, found], 'held_out_bits'): _averaged(l).save(l.out / 'best')
+        return found
     def preview(l):
         draw = partial(_draw, l, guidance=2.0 if training.null_drop else 1.0)
         if tokenizer is not None: return preview_rows(held_out or encoded, tokenizer, draw)
-    def enough(l): return bool(patience) and _since_best(l) >= patience
+    def enough(l): return bool(patience) and since_best(l.log, 'held_out_bits') >= patience
 
     data = getattr(encoded, 'fingerprint', len(encoded))
     settings = dict(stage=stage, model=asdict(objective.denoiser.cfg), training=asdict(training), data=data)
