@@ -52,25 +52,35 @@ def share(kinds_seen, kinds_true, n):
     each = [hit[kinds_true == k].float().mean().item() for k in range(n)]
     return dict(n=len(hit), right=right/len(hit), interval=interval(right, len(hit)), each=each)
 
-def judged(data, pipe, per_kind=30, seed=1):
-    "What the judge says of test photos, of their reconstructions and of drawings; Fréchet distances to the test photos."
+def as_often(y_train, y, seed=0):
+    "Indices of training photos that show each kind as often as the test photos do."
+    g = torch.Generator().manual_seed(seed)
+    some = []
+    for kind, n in enumerate(y.bincount().tolist()):
+        mine = (y_train == kind).nonzero().flatten()
+        some.append(mine[torch.randperm(len(mine), generator=g)[:n]])
+    return torch.cat(some)
+
+@torch.no_grad()
+def judged(data, pipe, seed=1):
+    """What the judge says of test photos, of their reconstructions, of training photos and of drawings, which show each
+    kind as often as the test photos do; Fréchet distances to the test photos."""
     data = Path(data)
     kinds, text = ten_kinds(data)
     net = judge(data, kinds)
     x, y = photos(data, 'test', kinds)
     size = pipe.tokenizer.cfg.image_size
     again = torch.cat([pipe.tokenizer.decode(pipe.tokenizer.encode(part)) for part in pm.small(x, size).split(64)])
-    g = torch.Generator().manual_seed(seed)
-    drawn = pipe([text[k] for k in kinds], num_images_per_prompt=per_kind, generator=g)
-    drawings = pipe.tokenizer.decode(drawn.tokens)
-    train, _ = photos(data, 'train', kinds)
-    some = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:len(x)]
-    sets = {'test photos': (x, y), 'reconstructed': (again, y), 'training photos': (train[some], None),
-            'drawings': (drawings, torch.arange(len(kinds)).repeat_interleave(per_kind))}
+    asked = y.sort().values
+    drawn = pipe([text[kinds[k]] for k in asked.tolist()], generator=torch.Generator().manual_seed(seed))
+    train, y_train = photos(data, 'train', kinds)
+    some = as_often(y_train, y)
+    sets = {'test photos': (x, y), 'reconstructed': (again, y), 'training photos': (train[some], y_train[some]),
+            'drawings': (pipe.tokenizer.decode(drawn.tokens), asked)}
     features, out = {}, {}
     for name, (pictures, true) in sets.items():
         said, features[name] = seen(net, pictures)
-        out[name] = {} if true is None else share(said, true, len(kinds))
+        out[name] = share(said, true, len(kinds))
         out[name]['distance'] = frechet_distance(features[name], features['test photos'])
     return dict(kinds=kinds, prompts=[text[k] for k in kinds], sets=out, defaults=pipe.defaults)
 
