@@ -693,7 +693,9 @@ def train(
         recipe = _recipe(decoder, preset, learned, first, second, image_size)
         own = tokenizer_steps is not None or tokenizer_learning_rate is not None
         tok = _take_tokenizer(tokenizer, images, out, preset, recipe, own, image_size)
-        _train(images, held_out, out, _load_clip(clip), recipe, max_minutes, flip, tok, asked)
+        fit = tok is not None and decoder == 'denoiser' and preset == 'tiny' and images != 'avatars'
+        keep = _said(second, precision) if fit else None
+        _train(images, held_out, out, _load_clip(clip), recipe, max_minutes, flip, tok, asked, keep)
     there = out / 'clip_gen' if decoder == 'clip-gen' and (out / 'denoiser').is_dir() else out
     if (there / 'report.html').is_file(): _say(f"what came of it: {there / 'report.html'}")
     _say(f"done. Try: clipvqd generate --model {there} \"...\" --out a.png")
@@ -709,6 +711,13 @@ def _precision(name):
     if name == 'auto' and torch.cuda.is_available():
         return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
     return name if name in ('bf16', 'fp16') else 'no'
+
+
+
+def _said(settings, precision):
+    "Names of the settings that were given, so that nothing else decides them."
+    free = precision == 'auto' and 'ACCELERATE_MIXED_PRECISION' not in os.environ
+    return tuple(k for k, v in settings.items() if v is not None and not (free and k == 'mixed_precision'))
 
 
 def _prompts_of(file):
@@ -764,12 +773,17 @@ def _recipe(decoder, preset, learned, first, second, image_size=None):
     return r
 
 # %% ../nbs/workshop/17_cli.ipynb #2e8c6a4f
-def _train(images, held_out, out, clip, r, max_minutes, flip, tok, prompts=None):
+def _train(images, held_out, out, clip, r, max_minutes, flip, tok, prompts=None, keep=None):
     from clip_vqdiffusion.avatars import avatars
     from clip_vqdiffusion.data import image_dataset
-    from clip_vqdiffusion.recipes import train_pipeline
+    from clip_vqdiffusion.recipes import fitted, train_pipeline
     size = r.tokenizer.image_size
     data = avatars(size=size) if images == 'avatars' else image_dataset(images, size=size)
+    if keep is not None:
+        r = fitted(r, len(data) if hasattr(data, '__len__') else None, keep)
+        copies, precision = f"{r.copies} {'copy' if r.copies == 1 else 'copies'}", r.denoiser_loop.mixed_precision
+        _say(f"denoiser: width {r.denoiser['width']} and {copies} of each picture, for so many pictures;"
+             f" precision {'bf16' if precision == 'bf16' else 'fp32'}")
     held = image_dataset(held_out, size=size) if held_out else None
     flip, how = flip and images != 'avatars', dict(progress=not _loud['quiet'], say=_say, prompts=prompts)
     train_pipeline(data, out, clip, r, held, max_minutes, flip, tokenizer=tok, **how)

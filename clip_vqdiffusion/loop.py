@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batches', 'LoopConfig', 'Plateau', 'ema_copy', 'Loop', 'check_loop', 'use_device', 'ByNumber', 'stack_usable',
-           'Interrupted', 'StopSignals', 'Tally']
+           'Interrupted', 'StopSignals', 'Tally', 'since_best']
 
 # %% ../nbs/workshop/04_loop.ipynb #5549db28
 import atexit, functools, inspect, itertools, json, logging, math, os, shutil, signal, sys, threading, time
@@ -215,9 +215,10 @@ class Loop:
         measure: Callable | None = None,  # measure(loop) -> dict of numbers (on held-out data, say), logged as often
         settings: dict | None = None,  # what must be equal for a run to go on (model configuration, data fingerprint)
         lrs: dict | None = None,  # name -> learning rate as a multiple of cfg.lr
+        enough: Callable | None = None,  # enough(loop) -> bool, asked after each look: may the run end early?
     ):
         self.out, self.cfg, self.data, self.lrs = Path(out), cfg, data, lrs or {}
-        self.step_fn, self.preview, self.measure = step, preview, measure
+        self.step_fn, self.preview, self.measure, self.enough = step, preview, measure, enough
         self._start_accelerator()
         self.settings = _settings(cfg, settings)
         self._plateau, self.lr = Plateau(cfg) if cfg.schedule == 'plateau' else None, cfg.lr_at(0)
@@ -722,13 +723,13 @@ class Tally:
 
 # %% ../nbs/workshop/04_loop.ipynb #77202c3a
 @patch
-def run(self: Loop) -> bool:  # True when all steps are done, False when `max_minutes` or `stop` ended it early
-    """Train to the last step, from wherever the folder stands.
+def run(self: Loop) -> bool:  # True when it is done, False when `max_minutes` or `stop` ended it early
+    """Train to the last step, or until it is `enough`, from wherever the folder stands.
 
     Raises FloatingPointError when no step succeeds any more, OSError when the folder cannot be written, ValueError
     when it is in use or a stream is shorter than a batch, Interrupted (a KeyboardInterrupt) when it was stopped."""
     c = self.cfg
-    if self.step >= c.steps: return True
+    if self._ended(): return True
     if c.stop and self.step >= c.stop: return False
     with ExitStack() as stack:
         if self.main: stack.enter_context(folder_lock(self.out))
@@ -741,7 +742,22 @@ def run(self: Loop) -> bool:  # True when all steps are done, False when `max_mi
     for m in self._raw.values(): m.eval()
     self.accelerator.wait_for_everyone()
     if signals.got: raise self._stopped(signals.got)
-    return self.step >= c.steps
+    return self._ended()
+
+# %% ../nbs/workshop/04_loop.ipynb #0bcdd3a9
+@patch
+def _ended(self: Loop):
+    "Are all steps done, or has it been enough?"
+    return self.step >= self.cfg.steps or self.enough is not None and self._any(bool(self.enough(self)))
+
+
+def since_best(
+    log: list,  # rows of the log, the newest last
+    name: str,  # of a number that is measured at looks, the lower the better
+) -> int:
+    "How many looks there were since the best one; 0 where there was none."
+    looks = [row[name] for row in log if name in row]
+    return len(looks) - 1 - looks.index(min(looks)) if looks else 0
 
 # %% ../nbs/workshop/04_loop.ipynb #e17e5b11
 @patch
@@ -760,6 +776,9 @@ def _steps(self: Loop, bar, signals):
         often = c.preview_every or c.save_every
         look = self.step == c.steps or self.step % often == 0 or (done and signals.got is None)
         if save or look or self.step % c.log_every == 0: self._report(tally, bar, save, look)
+        if look and self.step < c.steps and self._ended():
+            self.save()
+            done = True
 
 # %% ../nbs/workshop/04_loop.ipynb #364311a6
 @patch

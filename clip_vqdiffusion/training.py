@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from .denoiser import Denoiser, DenoiserConfig
 from .diffusion import TimestepSampler
-from .loop import Loop, LoopConfig
+from .loop import Loop, LoopConfig, since_best
 from .pseudo_text import pseudo_text
 from .rows import batches, content_id, fit_to_rows, preview_rows, same_origin, weights_digest
 from .sampling import sample
@@ -112,6 +112,14 @@ def _fits(encoded, cfg, start):
 def _averaged(loop): return loop.averaged('objective').denoiser.eval()
 
 
+def _best(loop):
+    "The averaged weights, of the best look where that is kept; in eval mode."
+    loop.accelerator.wait_for_everyone()
+    kept = loop.out / 'best'
+    if not (since_best(loop.log, 'held_out_bits') and kept.is_dir()): return _averaged(loop)
+    return Denoiser.load(kept).to(loop.device).eval()
+
+
 def _step(loop, batch): return loop.models['objective'](batch['tokens'], batch['embedding'])
 
 
@@ -132,7 +140,8 @@ def train_denoiser(
     start: Denoiser | None = None,          # begin from these weights instead of random ones
     stage: str = 'denoiser',                # name of the training state
     result: str | Path | None = None,       # folder of the result; default: `out/denoiser`
-) -> Denoiser:  # the averaged weights, in eval mode, also when `max_minutes` ended the run early
+    patience: int = 0,                      # keep the best look at `held_out`, and end after so many worse ones; 0: to the end
+) -> Denoiser:  # averaged weights, in eval mode, also when `max_minutes` ended the run early
     """Language-free training on cached tokens and CLIP image embeddings; interrupted, it goes on where it was.
 
     Raises ValueError for data that do not fit or a folder with another run, OSError when nothing can be written."""
@@ -141,26 +150,32 @@ def train_denoiser(
     torch.manual_seed(loop.seed)
     objective = DenoiserObjective(Denoiser(cfg), training)
     if start is not None: objective.denoiser.load_state_dict(start.state_dict())
-    run = _run(out / 'training' / stage, loop, objective, encoded, tokenizer, held_out, start, stage)
+    run = _run(out / 'training' / stage, loop, objective, encoded, tokenizer, held_out, start, stage, patience)
     run.run()
-    best = _averaged(run)
+    best = _best(run)
     if run.main: best.save(result or out / 'denoiser')
     run.accelerator.wait_for_everyone()
     return best
 
 # %% ../nbs/11_training.ipynb #f9c363cb
-def _run(folder, loop, objective, encoded, tokenizer, held_out, start, stage):
+def _run(folder, loop, objective, encoded, tokenizer, held_out, start, stage, patience):
     "The `Loop` of `train_denoiser`: what it does in a step and at a look, and which settings make it another run."
     training = objective.training_cfg
-    def measure(l): return {} if held_out is None else {'held_out_bits': bits_per_token(_averaged(l), held_out)}
+    def measure(l):
+        if held_out is None: return {}
+        found = dict(held_out_bits=bits_per_token(_averaged(l), held_out))
+        if patience and l.main and not since_best([*l.log, found], 'held_out_bits'): _averaged(l).save(l.out / 'best')
+        return found
     def preview(l):
         draw = partial(_draw, l, guidance=2.0 if training.null_drop else 1.0)
         if tokenizer is not None: return preview_rows(held_out or encoded, tokenizer, draw)
+    def enough(l): return bool(patience) and since_best(l.log, 'held_out_bits') >= patience
 
     data = content_id(encoded)
     settings = dict(stage=stage, model=asdict(objective.denoiser.cfg), training=asdict(training), data=data)
     if start is not None: settings['start'] = weights_digest(start)  # from other weights it is another run
-    return Loop(folder, loop, {'objective': objective}, encoded, _step, preview, measure, settings)
+    models = {'objective': objective}
+    return Loop(folder, loop, models, encoded, _step, preview, measure, settings, enough=enough)
 
 # %% ../nbs/11_training.ipynb #9c774ef2
 def finetune_guidance(

@@ -51,11 +51,11 @@ def augment(x):
     if k.any(): x[k] = F.interpolate(F.interpolate(x[k], (40, 40), mode='bilinear', antialias=True), (64, 64), mode='bilinear')
     return x.clamp(-1, 1)
 
-def train_judge(name, epochs):
-    "Train a judge of a collection's kinds, into JUDGES."
+def train_judge(name, epochs, kinds=None, called=None):
+    "Train a judge of a collection's kinds (default: those with 20 training photos or more), into JUDGES."
     torch.set_num_threads(1); torch.manual_seed(0)
     x, y = load(DATA/name/'train'); xt, yt = load(DATA/name/'test')
-    test = Counter(yt); kinds = sorted(k for k in test if Counter(y)[k] >= 20)
+    test = Counter(yt); kinds = kinds or sorted(k for k in test if Counter(y)[k] >= 20)
     keep = [i for i, l in enumerate(y) if l in kinds]; keept = [i for i, l in enumerate(yt) if l in kinds]
     x = torch.cat([small(x[keep][i:i+256]) for i in range(0, len(keep), 256)]) / 127.5 - 1
     xt = torch.cat([small(xt[keept][i:i+256]) for i in range(0, len(keept), 256)]) / 127.5 - 1
@@ -77,7 +77,7 @@ def train_judge(name, epochs):
             with torch.no_grad(): acc = torch.cat([net(xt[i:i+128]).argmax(1) for i in range(0, len(xt), 128)]).eq(yt).float().mean()
             net.train(); print(e, f'{loss.item():.3f} test {acc:.3f}', time.ctime(), flush=True)
     JUDGES.mkdir(exist_ok=True)
-    torch.save(dict(state=net.state_dict(), kinds=kinds, accuracy=acc.item()), JUDGES/f'{name}.pt')
+    torch.save(dict(state=net.state_dict(), kinds=kinds, accuracy=acc.item()), JUDGES/f'{called or name}.pt')
 
 def edges(x): return (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3)) + (x[..., 1:, :] - x[..., :-1, :]).abs().mean((1, 2, 3))
 
