@@ -164,7 +164,7 @@ def _drawn(D, clip, fake, c, how):
     "The generator's loss, and what to log. The discriminator gives gradients, and gets none."
     D.requires_grad_(False)
     verdict, meaning = D(augment(fake, how.augment), c)
-    e = clip.model.encode_image(preprocess(clip, move(fake, 1/16)))
+    e = clip.model.encode_image(preprocess(clip, move(fake.clamp(-1, 1), 1/16)))
     match, seen = match_loss(meaning, c, how.tau), match_loss(e, c, how.tau)
     loss = F.softplus(-verdict).mean() + how.disc_weight*match + how.clip_weight*seen
     return loss, dict(match_fake=match, match_clip=seen)
@@ -188,12 +188,12 @@ def _step(clip, how, latent):
 def lafite_loop(**changes) -> LoopConfig:
     "The loop settings used for LAFITE here; keyword arguments change single values."
     settings = dict(
-        steps=4000, batch_size=16, lr=.01, betas=(0., .99), weight_decay=0., warmup=20, schedule='constant',
+        steps=4000, batch_size=16, lr=5e-3, betas=(0., .99), weight_decay=0., warmup=20, schedule='constant',
         clip_norm=0., ema=.99, save_every=100, preview_every=100, log_every=10, mixed_precision='bf16'
     )
     return LoopConfig(**{**settings, **changes})
 
-PACE = dict(generator=1., discriminator=.4)  # learning rates, as shares of the loop's
+PACE = dict(generator=1., discriminator=.5)  # learning rates, as shares of the loop's
 
 # %% ../nbs/17_lafite.ipynb #17f00026
 def train_lafite(
