@@ -403,7 +403,7 @@ def fitted(
     return replace(
         r, denoiser=r.denoiser | dict(width=width, depth=5, heads=width // 32, dropout=0.1), patience=2,
         denoiser_loop=replace(r.denoiser_loop, **{k: v for k, v in loop.items() if k not in keep}),
-        copies=max(1, min(8, 16_000 // n)),
+        copies=max(1, min(8, 16_000 // n)), defaults=r.defaults | dict(guidance_scale=3.0),  # tutorials/01
     )
 
 # %% ../nbs/workshop/11_recipes.ipynb #0e207fa7

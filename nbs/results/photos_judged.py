@@ -84,6 +84,21 @@ def judged(data, pipe, seed=1):
         out[name]['distance'] = frechet_distance(features[name], features['test photos'])
     return dict(kinds=kinds, prompts=[text[k] for k in kinds], sets=out, defaults=pipe.defaults)
 
+@torch.no_grad()
+def guidances(data, pipe, scales=(1., 2., 3., 4.), seed=2):
+    "For each guidance scale: the share of drawings of the right kind, and their distance to the test photos."
+    data, out = Path(data), {}
+    kinds, text = ten_kinds(data)
+    net = judge(data, kinds)
+    x, y = photos(data, 'test', kinds)
+    true, asked = seen(net, x)[1], y.sort().values
+    for scale in scales:
+        how = dict(generator=torch.Generator().manual_seed(seed), guidance_scale=scale)
+        drawn = pipe([text[kinds[k]] for k in asked.tolist()], **how)
+        said, f = seen(net, pipe.tokenizer.decode(drawn.tokens))
+        out[str(scale)] = share(said, asked, len(kinds)) | dict(distance=frechet_distance(f, true))
+    return out
+
 def grid(data, pipe, rows=6, seed=0):
     "The first drawings for each kind, a column each; nothing is selected."
     kinds, text = ten_kinds(Path(data))
