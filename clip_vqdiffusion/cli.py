@@ -186,7 +186,7 @@ def _load_clip(name):
     from clip_vqdiffusion.saving import read_info
     if name in ('avatars/words', 'avatars/clip'): return load_clip(str(_bundled() / name))
     if name not in bundled_models(): return load_clip(name)
-    folder = _bundled() / name.removesuffix('/clip_gen')
+    folder = _bundled() / name.split('/')[0]
     return load_clip(str(folder / read_info(folder)['clip']['folder']))
 
 # %% ../nbs/workshop/17_cli.ipynb #deeb2c1f
@@ -1244,7 +1244,7 @@ def info(
     if (Path(model) / 'training').is_dir() and not (Path(model) / 'pipeline.json').is_file():
         told['model'] = 'not a model yet: its training goes on with the same command'
     else: told |= _parts(model)
-    if model in ('avatars', 'avatars/clip_gen'): told['can be asked for'] = _askable()
+    if model in told['bundled models']: told['can be asked for'] = _askable()
     if as_json: return print(json.dumps(told, indent=1, ensure_ascii=False))
     for k, v in told.items():
         for line in v if isinstance(v, list) and k in ('training', 'can be asked for') else [v]: print(_line(k, line))
@@ -1289,10 +1289,13 @@ def _parts(model):
     except ConnectionError as e:
         pipe = CLIPVQDiffusion.from_pretrained(model, clip=False)
         told['CLIP'] = f'cannot be loaded ({e})'
-    t, d, c = pipe.tokenizer.cfg, pipe.denoiser.cfg, pipe.clip
-    grid = 'x'.join(map(str, pipe.tokenizer.grid))
+    d, c = pipe.denoiser.cfg, pipe.clip
     count = lambda m: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f} M parameters"
     if c: told['CLIP'] = f"{c.name if c.public else 'own'}, width {c.dim}, {c.image_size} pixels, {count(c.model)}"
+    if pipe.tokenizer is None:                     # a model without tokens
+        told |= dict(pictures=f'{d.image_size} pixels', **{pipe.called: count(pipe.denoiser)})
+        return told | {'sampling defaults': dict(pipe.defaults)}
+    t, grid = pipe.tokenizer.cfg, 'x'.join(map(str, pipe.tokenizer.grid))
     told['tokenizer'] = (
         f"{t.image_size} pixels, {grid} tokens of {t.codes} codes, {t.quantizer}, {count(pipe.tokenizer)}, fingerprint"
         f" {pipe.tokenizer.fingerprint}"

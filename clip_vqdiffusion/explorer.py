@@ -23,6 +23,7 @@ from .editing import _so_far
 from .one_step import FEW, student_folder, with_student
 from .pipeline import CLIPVQDiffusion, PipelineOutput, bundled_models, save_picture
 from .sampling import GUIDANCE, SCHEDULERS
+from .saving import RIVALS
 from .show import to_pil
 
 # %% ../nbs/workshop/15_explorer.ipynb #f4f60afd
@@ -247,7 +248,7 @@ _KNOBS = dict( # what the pipeline calls them -> the widget
 @patch
 def _make_settings(self: Explorer):
     words = _half('A bundled model, a folder, or a Hugging Face id')
-    self.model = W.Combobox(options=bundled_models(), description='model', continuous_update=False, **words)
+    self.model = W.Combobox(options=_with_tokens(), description='model', continuous_update=False, **words)
     self._make_knobs()
     self.knobs = {name: getattr(self, widget) for name, widget in _KNOBS.items()}
     self.count = W.IntSlider(4, 1, self.most, description='pictures', **_half())
@@ -499,15 +500,21 @@ def _stop(self: Explorer):
     self._preview.stop.set()
 
 # %% ../nbs/workshop/15_explorer.ipynb #6b73297c
+def _with_tokens():
+    "Bundled models that the explorer can show: rivals draw without tokens."
+    return [m for m in bundled_models() if m.split('/')[-1] not in RIVALS]
+
+
 @patch
 def _use(self: Explorer, model):
     "Take another model. Raises what loading it raises; then the old one stays."
     if isinstance(model, str):
-        name, names = model.strip(), ', '.join(bundled_models())
+        name, names = model.strip(), ', '.join(_with_tokens())
         if not name:
             raise ValueError(f"name a model: a folder, a Hugging Face id, or one that comes with the package ({names})")
         self.say(f"Loading {model} ...")
         model = CLIPVQDiffusion.from_pretrained(name, device='cuda' if torch.cuda.is_available() else 'cpu')
+    if model.part in RIVALS: raise ValueError(f"the explorer needs a model with tokens: take one of {', '.join(_with_tokens())}")
     for part in ('clip', 'tokenizer'): model._need(part, 'to explore it')
     self.pipe, self.student = model, self._its_student(model)
     self._fit()

@@ -17,6 +17,7 @@ from .examination import FACE_SEED
 from .judge import Judge, _models, load_judge
 from .metrics import attribute_retrieval, retrieval
 from .pipeline import CLIPVQDiffusion
+from .saving import RIVALS
 from .show import _machine
 from .tokenizer import psnr
 
@@ -66,7 +67,7 @@ def _size_mb(folder, *without):
 # %% ../nbs/workshop/37_inspection.ipynb #8c53f4dc
 def _about(pipe, scorer, folder, pace, begun, kw, **settings):
     "What a report says of the model, its speed and the settings."
-    other = {'denoiser', 'clip_gen', 'one_step'} - {pipe.part} | {'clip', 'words'} - {Path(pipe.clip.name).name}
+    other = {'denoiser', 'clip_gen', 'one_step', *RIVALS} - {pipe.part} | {'clip', 'words'} - {Path(pipe.clip.name).name}
     machine = dict(threads=torch.get_num_threads(), torch=torch.__version__, machine=_machine())
     return dict(size_mb=_size_mb(folder, *other), size_all_mb=_size_mb(folder), images_per_second=pace,
                 seconds=time.perf_counter() - begun,

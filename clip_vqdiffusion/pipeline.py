@@ -24,9 +24,9 @@ from .data import _square
 from .denoiser import Denoiser
 from .sampling import sample
 from clip_vqdiffusion.saving import (
-    _DEFAULTS, _bundled, _describe, _find, _is_part, _x, bundled_models, load_its_clip, check_inside, make_folder,
-    make_record, open_picture, parts_hash, picture_info, png_info, read_info, save_parts, save_picture,
-    upload_model,
+    _DEFAULTS, RIVALS, _bundled, _describe, _find, _is_part, _x, bundled_models, load_its_clip, check_inside,
+    make_folder, make_record, open_picture, parts_hash, picture_info, png_info, read_info, rival, save_parts,
+    save_picture, upload_model,
 )
 from .show import to_pil, to_tensor
 from .tokenizer import Tokenizer
@@ -190,6 +190,7 @@ def _load(cls, folder, clip):
     "The pipeline in a folder; `cls` where its network is of that kind."
     folder, part = (folder.parent, folder.name) if _is_part(folder) else (folder, None)
     info = read_info(folder)
+    if part in RIVALS: return rival(part).read(folder / part, load_its_clip(folder, info, clip))
     if part is None:
         there = [p for p in (cls.part, *_DEFAULTS) if (folder / p).is_dir()]
         part = there[0] if there else cls.part

@@ -32,7 +32,7 @@ from .files import folder_lock, printable, read_tensors, write_json
 from .inspection import _images, _unseen, load_scorer
 from .judge import _models, load_judge
 from .rows import weights_digest
-from .saving import picture_info, read_info
+from .saving import bundled_models, picture_info, read_info
 from .show import _write_bytes, picture_formats
 
 _log = logging.getLogger('clip_vqdiffusion.score')
@@ -402,8 +402,8 @@ def _makers(files, most=16):
         try: names.add(picture_info(file).get('model'))
         except (ValueError, OSError): continue
     out = []
-    for name in sorted(n for n in names if n in ('avatars', 'avatars/clip_gen')):
-        folder = _models() / name.removesuffix('/clip_gen')
+    for name in sorted(n for n in names if n in bundled_models()):
+        folder = _models() / name.split('/')[0]
         clip = load_clip(str(folder / read_info(folder)['clip']['folder']))
         out.append((clip.image_id, clip.fingerprint))
     return out
