@@ -239,14 +239,14 @@ class Lafite(CLIPVQDiffusion):
         return dict(num_inference_steps=1, guidance_scale=1., truncation=1., condition_noise=0.)
 
     @property
-    def device(self): return self.denoiser.start.device
+    def device(self): return next(self.denoiser.parameters()).device
     def _need(self, part, what):
         if part != 'tokenizer': super()._need(part, what)
 
     @classmethod
     def read(cls, folder, clip):
         "The pipeline of a trained generator. Raises FileNotFoundError or ValueError."
-        return cls(clip, Generator.load(folder))
+        return cls(clip, cls.network.load(folder))
 
     def save_pretrained(self, *args, **kw):
         raise ValueError("a GAN is saved without its CLIP, by pipe.denoiser.save(folder), and read by load_lafite(folder, clip)")
