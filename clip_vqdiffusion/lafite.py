@@ -19,12 +19,11 @@ from .arguments import _number
 from .clip_files import preprocess
 from .files import load_model, save_model
 from clip_vqdiffusion.lafite_parts import (
-    GAIN, Conv, Linear, Shrink, WithEmbeddings, act, augment, batch_spread, cut_out, move, recolour
+    GAIN, Conv, Linear, Shrink, WithEmbeddings, WithoutTokens, act, augment, batch_spread, cut_out, grow, move, recolour
 )
 _all_ = ['WithEmbeddings', 'augment']
 from .loop import Loop, LoopConfig
 from .numerics import _randn
-from .pipeline import CLIPVQDiffusion
 from .pseudo_text import pseudo_text
 
 # %% ../nbs/17_lafite.ipynb #17f00010
@@ -87,17 +86,14 @@ class Generator(nn.Module):
         x, picture = self.start.expand(len(style), -1, -1, -1), torch.zeros(1, 3, 2, 2, device=style.device)
         x = x.contiguous(memory_format=torch.channels_last)
         for i, conv in enumerate(self.convs):
-            if i % 2: x = _grow(x)
+            if i % 2: x = grow(x)
             x = act(conv(x, style))
-            if i % 2 == 0: picture = _grow(picture) + self.colours[i//2](x, style)
-        return (_grow(picture, self.cfg.patch) + F.pixel_shuffle(self.head(x, style), self.cfg.patch)).float()
+            if i % 2 == 0: picture = grow(picture) + self.colours[i//2](x, style)
+        return (grow(picture, self.cfg.patch) + F.pixel_shuffle(self.head(x, style), self.cfg.patch)).float()
 
     def save(self, folder, half=False): save_model(folder, self, self.cfg, half)
     @classmethod
     def load(cls, folder): return load_model(folder, cls, LafiteConfig)
-
-
-def _grow(x, by=2): return F.interpolate(x, scale_factor=by, mode='bilinear')
 
 # %% ../nbs/17_lafite.ipynb #17f00017
 class Discriminator(nn.Module):
@@ -141,7 +137,7 @@ def r1_penalty(net, x: Tensor, c: Tensor) -> Tensor:
 class LafiteTraining:
     "The weights of the losses."
     alpha: float = 1.5      # length of the noise in the pseudo text, as for the denoiser
-    clip_weight: float = 2. # of the contrast in CLIP's space (the generator's)
+    clip_weight: float = .5 # of the contrast in CLIP's space (the generator's)
     disc_weight: float = 1. # of the contrast in the discriminator's space (both)
     tau: float = .1         # temperature of both
     r1: float = 10.          # half of it times the penalty
@@ -229,27 +225,12 @@ def train_lafite(
     return G
 
 # %% ../nbs/17_lafite.ipynb #17f0002a
-class Lafite(CLIPVQDiffusion):
+class Lafite(WithoutTokens):
     "A text-to-image GAN with the call of the other pipelines. Its 'tokens' are what a picture is made from: z and c."
-    part, called, network, edits = 'lafite', 'generator', Generator, False
-    def __init__(self, clip, generator: Generator, defaults: dict | None = None):
-        super().__init__(clip, None, generator, defaults)
+    part, called, network = 'lafite', 'generator', Generator
 
     def _usual(self):
         return dict(num_inference_steps=1, guidance_scale=1., truncation=1., condition_noise=0.)
-
-    @property
-    def device(self): return next(self.denoiser.parameters()).device
-    def _need(self, part, what):
-        if part != 'tokenizer': super()._need(part, what)
-
-    @classmethod
-    def read(cls, folder, clip):
-        "The pipeline of a trained generator. Raises FileNotFoundError or ValueError."
-        return cls(clip, cls.network.load(folder))
-
-    def save_pretrained(self, *args, **kw):
-        raise ValueError("a GAN is saved without its CLIP, by pipe.denoiser.save(folder), and read by load_lafite(folder, clip)")
 
     def _draw(self, c, num_inference_steps, guidance_scale, truncation, condition_noise, generator=None,
               network=None, progress=False, callback=None):
