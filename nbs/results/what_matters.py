@@ -63,16 +63,18 @@ def cosine(T=100):
     return dict(alpha_bar=keep, gamma_bar=[1 - k for k in keep])
 
 
-BASE = dict(alpha=1.5, gap='small', shift=False, aux=.05, drop=0., net='norms', guidance=1., schedule='released', qk=False, rope=False)
+BASE = dict(alpha=.25, gap='small', shift=False, aux=.05, drop=0., net='norms', guidance=1., schedule='released', qk=False, rope=False)
 CHOICES = {  # question -> answer -> what differs from BASE
-    'alpha': {'0': dict(alpha=0.), '0.25': dict(alpha=.25), '0.5': dict(alpha=.5), '1': dict(alpha=1.), '1.5': {}},
-    'gap': {'0': dict(gap='wide', alpha=0.), '0.5': dict(gap='wide', alpha=.5), '1.5': dict(gap='wide'),
-            'shifted, 0': dict(gap='wide', alpha=0., shift=True), 'shifted, 1.5': dict(gap='wide', shift=True)},
+    'alpha': {'0': dict(alpha=0.), '0.25': {}, '0.5': dict(alpha=.5), '1': dict(alpha=1.), '1.5': dict(alpha=1.5)},
+    'gap': {'0': dict(gap='wide', alpha=0.), '0.5': dict(gap='wide', alpha=.5), '1.5': dict(gap='wide', alpha=1.5),
+            'shifted, 0': dict(gap='wide', alpha=0., shift=True), 'shifted, 1.5': dict(gap='wide', alpha=1.5, shift=True)},
     'condition': {'both norms, gates': {}, 'paper': dict(net='paper'), 'added': dict(net='added'), 'first token': dict(net='prefix')},
     'auxiliary': {'0': dict(aux=0.), '5e-4': dict(aux=5e-4), '0.05': {}},
     'schedule': {'released': {}, 'replace': dict(schedule='replace'), 'cosine': dict(schedule='cosine')},
-    'drop': {'0 %': {}, '10 %': dict(drop=.1, guidance=1.5), '20 %': dict(drop=.2, guidance=1.5)},
+    'drop': {'0 %': {}, '10 %': dict(drop=.1), '20 %': dict(drop=.2),
+             '10 %, guided': dict(drop=.1, guidance=1.5), '20 %, guided': dict(drop=.2, guidance=1.5)},
     'attention': {'plain': {}, 'QK-norm': dict(qk=True), 'rotary': dict(rope=True)},
+    'longer': {'0': dict(alpha=0., steps=600), '0.25': dict(steps=600), '1.5': dict(alpha=1.5, steps=600)},
 }
 
 
@@ -134,8 +136,8 @@ def right(judge, pipe, asked, tokens):
 
 
 def run(name, s, seed, pipe, judge, asked, spaces, steps=STEPS):
-    begun = time.time()
-    (sets, texts) = spaces[s['gap']]
+    begun, steps = time.time(), s.get('steps', steps)
+    sets, texts = spaces[s['gap']]
     (x0, e), (y0, f) = sets['train'], sets['unseen']
     if s['shift']: e, f = (F.normalize(v - e.mean(0) + texts.mean(0), dim=-1) for v in (e, f))
     net = train(s, seed, x0, e, steps)
