@@ -115,6 +115,6 @@ def contact_sheet(
         row[0].set_ylabel(name, fontsize=7)
     fig.get_layout_engine().set(w_pad=.01, h_pad=.01, wspace=0, hspace=0)
     data = BytesIO()
-    fig.savefig(data, format='png', dpi=100)
+    fig.savefig(data, format='png', dpi=80)
     plt.close(fig)
     return Image.open(data)
