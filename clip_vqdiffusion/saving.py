@@ -326,7 +326,7 @@ def hub_error(
 
 def _is_network(e):
     kinds = LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError
-    return isinstance(e, kinds) or type(e).__module__.split('.')[0] in ('httpx', 'httpcore', 'requests', 'urllib3')
+    return isinstance(e, kinds) or type(e).__module__.startswith(('httpx', 'httpcore', 'requests', 'urllib3'))  # httpx2, too
 
 # %% ../nbs/workshop/10_saving.ipynb #65b8bfa1
 def _x(grid): return 'x'.join(map(str, grid))
