@@ -119,6 +119,10 @@ def it_runs(page):
 def opened(ui, work):
     idle = ui.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
     asked = ui.page.locator('.jp-Dialog button.jp-mod-accept')  # "Select Kernel": on a busy machine the list of kernels may come too late
+    for _ in range(240):  # looked for here, too: `wait_for` does not call the handler below
+        if asked.count() and asked.first.is_visible(): asked.first.click()
+        if idle.count(): break
+        ui.page.wait_for_timeout(500 * SLOW)
     ui.page.add_locator_handler(asked, lambda: asked.first.click(), no_wait_after=True)  # it may come at any time
     idle.wait_for()
     ui.page.keyboard.press('Control+b')  # the side bar
