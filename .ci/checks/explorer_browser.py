@@ -34,7 +34,7 @@ def copy_notebook(to):
 def own_settings(tmp):
     "An environment for a JupyterLab that knows nothing of this user's settings."
     config = tmp / 'config'
-    for name, values in {'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False), 'notebook-extension/tracker': dict(windowingMode='none')}.items():
+    for name, values in {'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False), 'notebook-extension/tracker': dict(windowingMode='none', autoStartDefaultKernel=True)}.items():
         path = config / 'lab' / 'user-settings' / '@jupyterlab' / f'{name}.jupyterlab-settings'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
