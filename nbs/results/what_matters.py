@@ -47,6 +47,13 @@ class Added(Denoiser):
 
     def condition(self, c): return c*self.cfg.clip_dim**.5
 
+class AddedTwo(Added):
+    "The same through two layers with a narrow middle, as the layer norms get it."
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        two = lambda: nn.Sequential(nn.Linear(cfg.clip_dim, cfg.cond_width), nn.SiLU(), nn.Linear(cfg.cond_width, cfg.width))
+        self.told = nn.ModuleList(two() for _ in self.blocks)
+
 class Prefix(Added):
     "The embedding is one more token, in front of the others."
     def __init__(self, cfg):
@@ -77,7 +84,7 @@ CHOICES = {  # question -> answer -> what differs from BASE
     'longer': {'0.25': dict(steps=600), '0': dict(alpha=0., steps=600), '1.5': dict(alpha=1.5, steps=600),
                'wide 0': dict(gap='wide', alpha=0., steps=600), 'wide 0.5': dict(gap='wide', alpha=.5, steps=600),
                'auxiliary 5e-4': dict(aux=5e-4, steps=600), 'paper': dict(net='paper', steps=600),
-               'added': dict(net='added', steps=600), 'first token': dict(net='prefix', steps=600)},
+               'added': dict(net='added', steps=600), 'added, two layers': dict(net='added2', steps=600), 'first token': dict(net='prefix', steps=600)},
 }
 
 
@@ -107,7 +114,7 @@ def data():
 
 def build(s):
     "The network of some settings."
-    kinds = dict(norms=Denoiser, paper=Denoiser, added=Added, prefix=Prefix)
+    kinds = dict(norms=Denoiser, paper=Denoiser, added=Added, added2=AddedTwo, prefix=Prefix)
     schedule = cosine() if s['schedule'] == 'cosine' else s['schedule']
     cfg = DenoiserConfig.preset('tiny', width=128, depth=4, cond_width=64, block='paper' if s['net'] == 'paper' else 'zero',
                                 schedule=schedule, qk_norm=s['qk'], position='rope' if s['rope'] else 'hw')
