@@ -48,11 +48,14 @@ class Added(Denoiser):
     def condition(self, c): return c*self.cfg.clip_dim**.5
 
 class AddedTwo(Added):
-    "The same through two layers with a narrow middle, as the layer norms get it."
+    "The same through two layers with a narrow middle that begin at zero, as the layer norms get it."
     def __init__(self, cfg):
         super().__init__(cfg)
         two = lambda: nn.Sequential(nn.Linear(cfg.clip_dim, cfg.cond_width), nn.SiLU(), nn.Linear(cfg.cond_width, cfg.width))
         self.told = nn.ModuleList(two() for _ in self.blocks)
+        for m in self.told:  # as in the blocks: small numbers, and nothing is added at the beginning
+            nn.init.normal_(m[0].weight, std=.02)
+            for p in (m[0].bias, m[2].weight, m[2].bias): nn.init.zeros_(p)
 
 class Prefix(Added):
     "The embedding is one more token, in front of the others."
