@@ -217,6 +217,8 @@ Reconstruction by the tokenizer {psnr:.1f} dB, {kept:.1%} of attributes kept, {u
 
 **Limits.** It knows the words of its captions and those of the package's lexicon (notebook 29_lexicon; a text tower that `train-bundled` does not make), and no others; it draws these faces and nothing else; 64 pixels. {worst}
 
+**Beside them.** Three more that `train-bundled` does not make: `one_step`, a student that draws in one pass (notebook 16_one_step), and two rivals, `lafite` (arXiv 2111.13792) and `clip2latent` (arXiv 2210.02347), trained on 8,000 such faces (notebooks 17_lafite, 18_clip2latent).
+
 **Licence.** Apache-2.0, weights included.
 """
 
