@@ -86,6 +86,7 @@ CHOICES = {  # question -> answer -> what differs from BASE
     'attention': {'plain': {}, 'QK-norm': dict(qk=True), 'rotary': dict(rope=True)},
     'longer': {'0.25': dict(steps=600), '0': dict(alpha=0., steps=600), '1.5': dict(alpha=1.5, steps=600),
                'wide 0': dict(gap='wide', alpha=0., steps=600), 'wide 0.5': dict(gap='wide', alpha=.5, steps=600),
+               'wide 1.5': dict(gap='wide', alpha=1.5, steps=600),
                'auxiliary 5e-4': dict(aux=5e-4, steps=600), 'paper': dict(net='paper', steps=600),
                'added': dict(net='added', steps=600), 'added, two layers': dict(net='added2', steps=600), 'first token': dict(net='prefix', steps=600)},
 }
