@@ -4,7 +4,7 @@
 
 Each run writes one JSON to nbs/results/what_matters and is skipped when that is there. One thread; the faces and their tokens
 are kept in ~/.cache/what_matters. Runs come in rounds of seeds: first every choice with seed 0, then with 1, then with 2."""
-import argparse, json, math, time
+import argparse, copy, json, math, time
 from datetime import date
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Added(Denoiser):
     def tell(self, x, c, i): return x + self.told[i](c)[:, None]
 
     def forward(self, xt, t=None, c=None, cond=(None, None)):
-        c = c if cond[1] is None else cond[1]
+        c = self.condition(c) if cond[1] is None else cond[1]   # the sampler asks for `condition` itself
         mt = self.timestep(t) if cond[0] is None else cond[0]
         x = self.tokens(xt) + (self.rows.weight[:, None] + self.cols.weight).flatten(0, 1)
         nothing, x = torch.zeros_like(mt[:, 0]), self.begin(x, c)
@@ -125,6 +125,15 @@ def build(s):
     return kinds[s['net']](cfg)
 
 
+def check(net):
+    "Training and the sampler, which asks for the condition itself, must get the same answers."
+    net, g = copy.deepcopy(net).eval(), torch.Generator().manual_seed(0)
+    for p in net.parameters(): p.data = p.data + .05*torch.randn(p.shape, generator=g)   # some parts begin at zero
+    x, t, c = torch.full((2, 64), net.K), torch.tensor([9, 90]), F.normalize(torch.randn(2, net.cfg.clip_dim, generator=g), dim=-1)
+    with torch.no_grad(): a, b = net(x, t, c), net(x, t, c, cond=(net.timestep(t), net.condition(c)))
+    assert a.std() > .01 and (a - b).abs().max() < 1e-3, 'training and drawing do not ask the same network'
+
+
 def train(s, seed, x0, e, steps):
     "A denoiser after so many steps, in eval mode."
     torch.manual_seed(seed)
@@ -154,6 +163,7 @@ def run(name, s, seed, pipe, judge, asked, spaces, steps=STEPS):
     sets, texts = spaces[s['gap']]
     (x0, e), (y0, f) = sets['train'], sets['unseen']
     if s['shift']: e, f = (F.normalize(v - e.mean(0) + texts.mean(0), dim=-1) for v in (e, f))
+    check(build(s))
     net = train(s, seed, x0, e, steps)
     trained = time.time() - begun
     rows = [dict(tokens=t, embedding=v) for t, v in zip(y0, f)]
